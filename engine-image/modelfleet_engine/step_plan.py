@@ -1,0 +1,85 @@
+"""What the scheduler asks of the device and what the device answers: frozen, and free of torch.
+
+The contract of one step, shared by the scheduler (which plans), the bridge (which carries) and the model runner
+(which computes). Planning runs one step ahead: when step N+1 is planned the token sampled in step N may not be
+known yet, so a decode entry says `input_from_previous_step` and the device takes the token from its own table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParameters:
+    """How one token is drawn. Neutral values mean "off". Temperature 0 is greedy."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int = 0
+    choice_index: int = 0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    # Token ids that may not be drawn (EOS below min_tokens, or under ignore_eos nothing).
+    banned_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduledSequence:
+    """One row of a step: a prefill chunk or one decode token of one sequence.
+
+    `slot` is the sequence's stable row in the device's state table, in [0, max_num_seqs).
+    `token_ids` are the tokens computed in this step; with `input_from_previous_step` it is empty and exactly one
+    token is computed, the one this slot sampled last. `start_position` is the count of tokens computed before.
+    `block_table` covers positions [0, start_position + computed tokens).
+    `sampling` is None where this step's last token is not the sequence's last known one (a prefill chunk).
+    `is_first_chunk` tells the device to reset the slot; `prompt_token_ids` is then the whole prompt (for penalties).
+    """
+
+    slot: int
+    token_ids: tuple[int, ...]
+    input_from_previous_step: bool
+    start_position: int
+    block_table: tuple[int, ...]
+    sampling: SamplingParameters | None
+    is_first_chunk: bool = False
+    prompt_token_ids: tuple[int, ...] = ()
+
+    @property
+    def computed_tokens(self) -> int:
+        """How many tokens this row computes in this step."""
+        return 1 if self.input_from_previous_step else len(self.token_ids)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepPlan:
+    """One forward pass: decodes first, then prefill chunks. Never empty."""
+
+    step_id: int
+    sequences: tuple[ScheduledSequence, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """`sampled_token_ids[i]` belongs to `plan.sequences[i]`; None where the row did not sample."""
+
+    step_id: int
+    sampled_token_ids: tuple[int | None, ...]
+    busy_seconds: float
+
+
+class Device(Protocol):
+    """Runs plans strictly in the order of submission, on its own thread, process or group of processes."""
+
+    def submit(self, plan: StepPlan) -> None:
+        """Queues one step and returns at once."""
+
+    def wait(self) -> StepResult:
+        """Blocks until the oldest submitted step is done. Raises what the step raised."""
+
+    def close(self) -> None:
+        """Stops the device; steps not waited for are dropped."""
