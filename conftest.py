@@ -1,8 +1,10 @@
-"""Repository-wide pytest hooks: when the `gpu` marker skips, and nothing else."""
+"""Repository-wide pytest hooks: when the `gpu` marker skips, and the record of what was skipped. Nothing else."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
+from pathlib import Path
 
 import pytest
 
@@ -22,3 +24,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return
     for item in gpu_items:
         item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Adds each skip and its reason to the file that `make test` prints last."""
+    target = os.environ.get("MODELFLEET_SKIP_REPORT")
+    if not report.skipped or target is None or not isinstance(report.longrepr, tuple):
+        return
+    path = Path(target)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"  {report.nodeid}: {report.longrepr[2].removeprefix('Skipped: ')}\n")
