@@ -1,0 +1,92 @@
+"""The engine's errors and exit codes: whose fault, what to tell the client, how the process ends.
+
+Must not import torch or aiohttp: the command line, the scheduler's side and the HTTP side all use it.
+"""
+
+from __future__ import annotations
+
+import os
+from enum import IntEnum
+from pathlib import Path
+
+TERMINATION_LOG = "/dev/termination-log"
+# Kubernetes keeps at most 4096 bytes of a termination message.
+TERMINATION_MESSAGE_BYTES = 4096
+
+
+class ExitCode(IntEnum):
+    """How the process ends. 2 is argparse's own (wrong usage)."""
+
+    OK = 0
+    BUG = 1
+    BAD_MODEL = 3
+    OUT_OF_MEMORY = 4
+    HUNG_STEP = 5
+
+
+class ModelError(Exception):
+    """The model directory cannot be served: missing, broken, or of an unknown kind. The user's to mend."""
+
+
+class RequestError(Exception):
+    """The client's error: becomes an OpenAI-shaped 4xx body (or 503 "not yet") that names the field.
+
+    `param` is the field, `code` a stable word for programs, `retry_after_seconds` the hint of a 429 or 503.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_seconds: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.param = param
+        self.code = code
+        self.retry_after_seconds = retry_after_seconds
+
+    @property
+    def error_type(self) -> str:
+        """OpenAI's `error.type` for this status."""
+        if self.status == 429:
+            return "rate_limit_error"
+        return "invalid_request_error" if self.status < 500 else "service_unavailable_error"
+
+
+class GenerationCutError(Exception):
+    """A running generation ends before its time: the drain's deadline passed, or the engine failed."""
+
+    def __init__(self, message: str, *, status: int, code: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.code = code
+
+
+def exit_code_of(error: BaseException) -> ExitCode:
+    """The exit code that tells an operator what kind of failure `error` was."""
+    if isinstance(error, ModelError):
+        return ExitCode.BAD_MODEL
+    # torch's OutOfMemoryError is a RuntimeError; its CPU allocator raises a plain one with this text.
+    is_torch_oom = isinstance(error, RuntimeError) and (
+        type(error).__name__ == "OutOfMemoryError" or "not enough memory" in str(error)
+    )
+    return ExitCode.OUT_OF_MEMORY if is_torch_oom or isinstance(error, MemoryError) else ExitCode.BUG
+
+
+def one_line(error: BaseException) -> str:
+    """The error in one line: users' errors as written, bugs with their type."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ModelError) else f"{type(error).__name__}: {text}".rstrip(": ")
+
+
+def write_termination_message(message: str) -> None:
+    """Leaves `message` where the kubelet reads it, if there is such a file (not outside Kubernetes)."""
+    path = Path(os.environ.get("MODELFLEET_TERMINATION_LOG", TERMINATION_LOG))
+    if path.is_file() and os.access(path, os.W_OK):
+        path.write_bytes(message.encode()[:TERMINATION_MESSAGE_BYTES])
