@@ -1,0 +1,3 @@
+module modelfleet.dev/e2e/pause
+
+go 1.24.0
