@@ -1,0 +1,133 @@
+"""modelfleet on a cluster, as a user installs it: images, the Helm chart, and a claim that holds the demo model.
+
+Shared by the demo and the e2e tests, so that what is shown is what is tested. Works on both cluster providers.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from e2e import demo_model, images
+from e2e.cluster import paths, volumes
+from e2e.cluster.shell import CommandError, run
+from e2e.cluster.toolchain import binary
+from e2e.kubectl import Kubectl
+
+RELEASE = "modelfleet"
+SYSTEM_NAMESPACE = "modelfleet-system"
+CHART = paths.REPOSITORY / "helm" / "modelfleet"
+MODEL_CLAIM = "models"
+IMAGES = ("control", "engine")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Product:
+    """Handles to one running cluster with modelfleet's images on it."""
+
+    kubectl: Kubectl
+    control_image: str
+    engine_image: str
+
+    def helm(self, *arguments: str, timeout_seconds: float = 180.0) -> str:
+        """Runs helm against the cluster."""
+        command = [str(binary("helm")), "--kubeconfig", str(self.kubectl.kubeconfig), *arguments]
+        return run(command, timeout_seconds=timeout_seconds)
+
+    def install(self, *extra: str) -> None:
+        """Installs or upgrades the chart with this tree's images and waits until the operator is ready."""
+        self.helm(
+            "upgrade",
+            "--install",
+            RELEASE,
+            str(CHART),
+            "--namespace",
+            SYSTEM_NAMESPACE,
+            "--create-namespace",
+            *self.image_values(),
+            *extra,
+            "--wait",
+            "--timeout=120s",
+        )
+
+    def image_values(self) -> list[str]:
+        """The `--set` arguments that name this tree's images."""
+        repository, _, tag = self.control_image.rpartition(":")
+        return [
+            f"--set-string=image.repository={repository}",
+            f"--set-string=image.tag={tag}",
+            "--set-string=image.pullPolicy=IfNotPresent",
+            f"--set-string=engine.image={self.engine_image}",
+            "--set-string=engine.pullPolicy=IfNotPresent",
+        ]
+
+    def provide_model(self, namespace: str, *, claim: str = MODEL_CLAIM) -> None:
+        """A read-only claim in `namespace` whose volume is the host directory of prepared models."""
+        self.kubectl.ensure_namespace(namespace)
+        self.kubectl.apply(
+            *volumes.host_volume(claim, namespace=namespace, host_path=demo_model.demo_model_path().parent)
+        )
+
+
+def cluster_command(*arguments: str) -> None:
+    """Runs `python -m e2e.cluster …` with its progress on this terminal."""
+    code = subprocess.run([sys.executable, "-m", "e2e.cluster", *arguments], check=False).returncode
+    if code != 0:
+        raise CommandError(f"python -m e2e.cluster {' '.join(arguments)}: exit code {code}")
+
+
+def kubeconfig_path() -> Path:
+    """The running cluster's kubeconfig."""
+    return Path(run([sys.executable, "-m", "e2e.cluster", "kubeconfig"]).strip())
+
+
+def load_images(names: Sequence[str] = IMAGES) -> None:
+    """Builds what is stale and hands it to every node; both steps skip what is there already."""
+    for name in names:
+        cluster_command("load-image", name)
+
+
+def connect() -> Product:
+    """The product on the cluster that is up, with the references of this tree's images."""
+    return Product(
+        kubectl=Kubectl(kubeconfig=kubeconfig_path()),
+        control_image=images.image_reference("control"),
+        engine_image=images.image_reference("engine"),
+    )
+
+
+def in_cluster_command(
+    product: Product, *, name: str, namespace: str, script: Path, arguments: Sequence[str]
+) -> list[str]:
+    """kubectl arguments that run a standard-library script in a throw-away pod of the control image."""
+    overrides = {
+        "spec": {
+            "automountServiceAccountToken": False,
+            "terminationGracePeriodSeconds": 0,
+            "enableServiceLinks": False,
+        }
+    }
+    return [
+        "run",
+        name,
+        f"--namespace={namespace}",
+        f"--image={product.control_image}",
+        "--image-pull-policy=IfNotPresent",
+        "--restart=Never",
+        "--rm",
+        "--stdin",
+        "--quiet",
+        "--pod-running-timeout=60s",
+        f"--overrides={json.dumps(overrides)}",
+        "--command",
+        "--",
+        "python3",
+        "-u",
+        "-c",
+        script.read_text(encoding="utf-8"),
+        *arguments,
+    ]
