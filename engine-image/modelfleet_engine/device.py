@@ -9,11 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from modelfleet_api.engine_config import EngineConfig
+from modelfleet_engine.errors import ModelError as ModelError
 from modelfleet_engine.step_plan import Device
-
-
-class ModelError(Exception):
-    """The user's error: this model or this configuration cannot be served. The message says what, limit, given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ class ExitCode(IntEnum):
 
 
 class ModelError(Exception):
-    """The model directory cannot be served: missing, broken, or of an unknown kind. The user's to mend."""
+    """The user's error: this model or this configuration cannot be served. The message says what, limit, given."""
 
 
 class RequestError(Exception):
