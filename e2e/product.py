@@ -14,6 +14,7 @@ from pathlib import Path
 
 from e2e import demo_model, images
 from e2e.cluster import paths, volumes
+from e2e.cluster.interface import volume_directory
 from e2e.cluster.shell import CommandError, run
 from e2e.cluster.toolchain import binary
 from e2e.kubectl import Kubectl
@@ -68,9 +69,9 @@ class Product:
     def provide_model(self, namespace: str, *, claim: str = MODEL_CLAIM) -> None:
         """A read-only claim in `namespace` whose volume is the host directory of prepared models."""
         self.kubectl.ensure_namespace(namespace)
-        self.kubectl.apply(
-            *volumes.host_volume(claim, namespace=namespace, host_path=demo_model.demo_model_path().parent)
-        )
+        shared = volume_directory() / claim
+        demo_model.copy_demo_model(shared / demo_model.MODEL_NAME)
+        self.kubectl.apply(*volumes.host_volume(claim, namespace=namespace, host_path=shared))
 
 
 def cluster_command(*arguments: str) -> None:

@@ -1,4 +1,4 @@
-"""The main job on a real cluster: apply, Ready, an answer through the model's own URL, and nothing left after delete."""
+"""The main job on a real cluster: apply, Ready, an answer through the model's own URL; delete leaves nothing."""
 
 from __future__ import annotations
 
