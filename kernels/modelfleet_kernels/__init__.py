@@ -1,0 +1,19 @@
+"""The engine's compute ops behind one shape contract, whichever backend runs them.
+
+`select(device, requested)` answers the `Kernels` to call; `types` says what goes in. Imports nothing else of ours and
+knows no model, no request and no scheduler.
+"""
+
+from modelfleet_kernels.kernels import Kernels
+from modelfleet_kernels.registry import BackendUnavailableError, available_backends, select
+from modelfleet_kernels.types import PackedLinear, PagedBatch, PreparedBatch
+
+__all__ = [
+    "BackendUnavailableError",
+    "Kernels",
+    "PackedLinear",
+    "PagedBatch",
+    "PreparedBatch",
+    "available_backends",
+    "select",
+]

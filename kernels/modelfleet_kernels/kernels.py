@@ -1,0 +1,87 @@
+"""The public ops: each checks its contract, then calls the selected backend. No arithmetic of its own."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from modelfleet_kernels import checks
+from modelfleet_kernels.types import Backend, PackedLinear, PagedBatch, PreparedBatch
+
+
+class Kernels:
+    """The ops of one backend. Shapes as in `types`; broken contracts raise `checks.ContractError`.
+
+    With `out` an op writes every element of it and returns it: what a captured graph needs.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    @property
+    def backend_name(self) -> str:
+        """The backend's name, for logs and reports."""
+        return self._backend.name
+
+    def pack_linear(self, weight: Tensor, bias: Tensor | None = None) -> PackedLinear:
+        """Takes weight [O, K] and bias [O] into the backend's own form; keeps no view of `weight`'s memory."""
+        checks.check_weight(weight, bias)
+        return self._backend.pack_linear(weight, bias)
+
+    def linear(self, inputs: Tensor, packed: PackedLinear, *, out: Tensor | None = None) -> Tensor:
+        """inputs [T, K] -> inputs @ weight.T + bias, [T, O]."""
+        checks.check_linear(inputs, packed)
+        return _deliver(self._backend.linear(inputs, packed), out)
+
+    def rms_norm(self, inputs: Tensor, weight: Tensor, *, epsilon: float, out: Tensor | None = None) -> Tensor:
+        """inputs [T, K] / sqrt(mean of squares + epsilon) * weight [K]. Zhang & Sennrich 2019."""
+        checks.check_norm(inputs, weight)
+        return _deliver(self._backend.rms_norm(inputs, weight, epsilon), out)
+
+    def add_rms_norm(
+        self, inputs: Tensor, residual: Tensor, weight: Tensor, *, epsilon: float, out: Tensor | None = None
+    ) -> Tensor:
+        """Adds inputs [T, K] to `residual` in place, then answers the norm of the sum, [T, K]."""
+        checks.check_residual(inputs, residual)
+        checks.check_norm(residual, weight)
+        residual.add_(inputs)
+        return _deliver(self._backend.rms_norm(residual, weight, epsilon), out)
+
+    def silu_mul(self, gate_up: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """gate_up [T, 2K] = (gate, up) -> silu(gate) * up, [T, K]. May overwrite `gate_up`."""
+        checks.check_silu_mul(gate_up)
+        return _deliver(self._backend.silu_mul(gate_up), out)
+
+    def prepare(self, batch: PagedBatch, kv_cache: Tensor, *, query_heads: int) -> PreparedBatch:
+        """Derives once per step what all layers share. `kv_cache` is any one layer's."""
+        checks.check_batch(batch, kv_cache, query_heads)
+        return self._backend.prepare(batch, kv_cache, query_heads)
+
+    def rope_write_kv(
+        self, qkv: Tensor, kv_cache: Tensor, prepared: PreparedBatch, *, out: Tensor | None = None
+    ) -> Tensor:
+        """qkv [T, (Hq + 2 Hkv) D]: rotates queries and keys, writes keys and values at `slot_mapping`.
+
+        Rotation in halves (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin), as Hugging Face stores Llama's weights.
+        Answers the rotated queries [T, Hq, D]. May overwrite `qkv`.
+        """
+        checks.check_cache(kv_cache, prepared)
+        checks.check_qkv(qkv, kv_cache, prepared)
+        return _deliver(self._backend.rope_write_kv(qkv, kv_cache, prepared), out)
+
+    def paged_attention(
+        self, query: Tensor, kv_cache: Tensor, prepared: PreparedBatch, *, out: Tensor | None = None
+    ) -> Tensor:
+        """Causal grouped-query attention of query [T, Hq, D] over each row's own blocks -> [T, Hq * D].
+
+        Scores are scaled by 1 / sqrt(D). A row's token i sees positions [0, sequence length - query length + i].
+        """
+        checks.check_cache(kv_cache, prepared)
+        checks.check_query(query, kv_cache, prepared)
+        return _deliver(self._backend.paged_attention(query, kv_cache, prepared), out)
+
+
+def _deliver(result: Tensor, out: Tensor | None) -> Tensor:
+    if out is None:
+        return result
+    checks.check_output(out, result)
+    return out.copy_(result)
