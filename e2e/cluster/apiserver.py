@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from e2e.cluster import control_plane, processes
+from e2e.cluster.certificates import Authority
 from e2e.cluster.toolchain import binary
 
 
@@ -35,7 +36,7 @@ class ApiServer:
             etcd_peer_port=etcd_peer,
             dies_with="parent",
         )
-        pki = self._directory / "pki"
+        pki = self._plane.pki
         self.url = self._plane.url
         self.token = secrets.token_hex(16)
         self.ca_path = pki / "ca.crt"
@@ -45,7 +46,8 @@ class ApiServer:
 
     def __enter__(self) -> ApiServer:
         binary("kube-apiserver")
-        credentials = control_plane.write_credentials(self._plane)
+        authority = Authority("ca", directory=self._plane.pki)
+        credentials = control_plane.write_credentials(self._plane, authority=authority)
         tokens = self._directory / "tokens.csv"
         tokens.touch(mode=0o600)
         tokens.write_text(f'{self.token},admin,admin,"system:masters"\n')

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from e2e.cluster import processes
 from e2e.cluster.certificates import Authority, KeyPair, service_account_keys, write_kubeconfig
-from e2e.cluster.shell import CommandError, wait_until
+from e2e.cluster.shell import wait_until
 from e2e.cluster.toolchain import binary
 
 SERVICE_RANGE = "198.19.0.0/16"
@@ -23,9 +23,9 @@ CLUSTER_DOMAIN = "cluster.local"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """Everything the components show each other; `authority` can sign more (one certificate for each node)."""
+    """Everything the control plane's components show each other."""
 
-    authority: Authority
+    authority: KeyPair
     front_proxy: KeyPair
     front_proxy_authority: Path
     service_accounts: KeyPair
@@ -54,6 +54,10 @@ class ControlPlane:
         return f"https://{self.address}:{self.secure_port}"
 
     @property
+    def pki(self) -> Path:
+        return self.directory / "pki"
+
+    @property
     def records(self) -> Path:
         return self.directory / "pids"
 
@@ -64,16 +68,15 @@ class ControlPlane:
         return self.directory / f"{name}.kubeconfig"
 
 
-def write_credentials(plane: ControlPlane) -> Credentials:
-    """Makes both authorities, every certificate and every kubeconfig under the plane's directory."""
-    directory = plane.directory / "pki"
-    authority = Authority("ca", directory=directory)
+def write_credentials(plane: ControlPlane, *, authority: Authority) -> Credentials:
+    """Makes the components' certificates and kubeconfigs, and the aggregation layer's authority."""
+    directory = plane.pki
     front_proxy = Authority("front-proxy-ca", directory=directory)
     service_names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc"]
     hosts = [plane.address, "127.0.0.1", "localhost", KUBERNETES_SERVICE, *service_names]
     hosts.append(f"kubernetes.default.svc.{CLUSTER_DOMAIN}")
     credentials = Credentials(
-        authority=authority,
+        authority=authority.files,
         front_proxy=front_proxy.client("front-proxy-client", user="front-proxy-client"),
         front_proxy_authority=front_proxy.files.certificate,
         service_accounts=service_account_keys(directory),
@@ -130,7 +133,7 @@ def start_api_server(
         f"--service-cluster-ip-range={SERVICE_RANGE}",
         f"--tls-cert-file={credentials.server.certificate}",
         f"--tls-private-key-file={credentials.server.key}",
-        f"--client-ca-file={credentials.authority.files.certificate}",
+        f"--client-ca-file={credentials.authority.certificate}",
         "--authorization-mode=Node,RBAC",
         "--enable-admission-plugins=NodeRestriction",
         "--allow-privileged=true",
@@ -139,7 +142,7 @@ def start_api_server(
         f"--service-account-signing-key-file={credentials.service_accounts.key}",
         f"--kubelet-client-certificate={credentials.kubelet_client.certificate}",
         f"--kubelet-client-key={credentials.kubelet_client.key}",
-        f"--kubelet-certificate-authority={credentials.authority.files.certificate}",
+        f"--kubelet-certificate-authority={credentials.authority.certificate}",
         "--kubelet-preferred-address-types=InternalIP",
         f"--requestheader-client-ca-file={credentials.front_proxy_authority}",
         "--requestheader-allowed-names=front-proxy-client",
@@ -156,7 +159,7 @@ def start_api_server(
 
 def start_controllers(plane: ControlPlane, *, credentials: Credentials) -> None:
     """kube-controller-manager and kube-scheduler; alone, so without leader election, which would cost seconds."""
-    authority = credentials.authority.files
+    authority = credentials.authority
     for component, own_flags in (
         (
             "kube-controller-manager",
@@ -190,10 +193,7 @@ def wait_ready(plane: ControlPlane, *, timeout_seconds: float = 60.0) -> None:
     """Returns when `/readyz` answers 200; a component that ended is reported with its last lines at once."""
 
     def is_ready() -> bool:
-        for record in processes.read_records(plane.records):
-            if not processes.is_alive(record):
-                tail = processes.last_lines(plane.log(record.name))
-                raise CommandError(f"{record.name} ended while the API server was coming up:\n{tail}")
+        processes.require_alive(processes.read_records(plane.records))
         return is_serving(plane)
 
     wait_until(is_ready, what=f"the API server at {plane.url} is ready", timeout_seconds=timeout_seconds)
@@ -201,7 +201,7 @@ def wait_ready(plane: ControlPlane, *, timeout_seconds: float = 60.0) -> None:
 
 def is_serving(plane: ControlPlane) -> bool:
     """Whether the API server answers `/readyz` with 200 within two seconds."""
-    pki = plane.directory / "pki"
+    pki = plane.pki
     if not (pki / "admin.crt").exists():
         return False
     context = ssl.create_default_context(cafile=str(pki / "ca.crt"))

@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -110,19 +110,29 @@ def stop(records: Iterable[ProcessRecord], *, timeout_seconds: float = 10.0) -> 
         raise CommandError(f"still there after SIGKILL: {', '.join(f'{r.name} ({r.pid})' for r in waiting)}")
 
 
-def with_argument(text: str) -> list[ProcessRecord]:
-    """Processes that have `text` (a path of ours) in an argument: what a lost record leaves to be found."""
+def require_alive(records: Iterable[ProcessRecord]) -> None:
+    """Raises CommandError with the last lines of the first of them that has ended."""
+    for record in records:
+        if not is_alive(record):
+            raise CommandError(f"{record.name} has ended; its last lines:\n{last_lines(Path(record.log))}")
+
+
+def find(names: Collection[str], *, argument: str) -> list[ProcessRecord]:
+    """Processes of these program names that have `argument` (a path of ours) in their command line.
+
+    Finds what a lost record leaves, and the container shims, which containerd starts and nobody records.
+    """
     found = []
     for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) in {os.getpid(), os.getppid()}:
+        if not entry.name.isdigit():
             continue
         try:
-            arguments = (entry / "cmdline").read_bytes().split(b"\0")
+            arguments = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
         except (FileNotFoundError, ProcessLookupError):
             continue
+        name = Path(arguments[0]).name
         ticks = start_ticks(int(entry.name))
-        if ticks is not None and any(text.encode() in argument for argument in arguments):
-            name = Path(arguments[0].decode(errors="replace")).name
+        if ticks is not None and name in names and any(argument in each for each in arguments[1:]):
             found.append(ProcessRecord(name=name, pid=int(entry.name), start_ticks=ticks, log=""))
     return found
 

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,7 +13,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"go.etcd.io/etcd/server/v3/etcdmain"
-	apiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/component-base/cli"
 	"k8s.io/kubectl/pkg/cmd"
 	"k8s.io/kubectl/pkg/cmd/util"
@@ -38,7 +38,7 @@ var components = map[string]func() int{
 	"kube-scheduler":          component(func() *cobra.Command { return scheduler.NewSchedulerCommand() }),
 	"kube-proxy":              component(func() *cobra.Command { return kubeproxy.NewProxyCommand() }),
 	"kubelet": component(func() *cobra.Command {
-		return kubelet.NewKubeletCommand(apiserver.SetupSignalContext())
+		return kubelet.NewKubeletCommand(context.Background())
 	}),
 	"kubectl": func() int {
 		if err := cli.RunNoErrOutput(cmd.NewDefaultKubectlCommand()); err != nil {
