@@ -114,12 +114,26 @@ class LeaderElector:
                 self.is_leader = False
 
     async def release(self) -> None:
-        """Gives the lease up, so that another contender need not wait for it to expire."""
-        if not self.is_leader or self._observation is None:
+        """Gives the lease up, so that another contender need not wait for it to expire.
+
+        Raises a KubeError where that fails; it then expires by itself.
+        """
+        if not self.is_leader:
             return
         self.is_leader = False
-        spec = {**self._observation.lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}
-        await self._client.update(LEASE, {**self._observation.lease, "spec": spec})
+        # Twice at most: a renewal cancelled half-way may still arrive between our read and our write.
+        for attempts_left in (1, 0):
+            lease = await self._client.get(self._ref)
+            if lease["spec"].get("holderIdentity") != self._settings.identity:
+                return
+            spec = {**lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}
+            try:
+                await self._client.update(LEASE, {**lease, "spec": spec})
+            except ConflictError:
+                if not attempts_left:
+                    raise
+            else:
+                return
 
     async def _attempt(self, on_error: Callable[[KubeError], None]) -> bool:
         """One try to acquire or renew; True where we hold the lease as of now."""
