@@ -1,0 +1,36 @@
+"""The engine's metric names: exported by the engine, read by autoscaler, gateway and dashboards.
+
+The `vllm:` names are vLLM's own, with its labels, so that existing dashboards and routers work unchanged. What
+vLLM has no name for is `modelfleet_engine_…`. A name ships once.
+"""
+
+from __future__ import annotations
+
+LABEL_MODEL_NAME = "model_name"
+LABEL_ENGINE = "engine"
+LABEL_FINISHED_REASON = "finished_reason"
+LABEL_REASON = "reason"
+
+NUM_REQUESTS_RUNNING = "vllm:num_requests_running"
+NUM_REQUESTS_WAITING = "vllm:num_requests_waiting"
+KV_CACHE_USAGE = "vllm:kv_cache_usage_perc"
+CACHE_CONFIG_INFO = "vllm:cache_config_info"
+NUM_PREEMPTIONS = "vllm:num_preemptions"
+PROMPT_TOKENS = "vllm:prompt_tokens"
+GENERATION_TOKENS = "vllm:generation_tokens"
+REQUEST_SUCCESS = "vllm:request_success"
+ADMISSION_REJECTIONS = "vllm:admission_rejections"
+TIME_TO_FIRST_TOKEN = "vllm:time_to_first_token_seconds"
+INTER_TOKEN_LATENCY = "vllm:inter_token_latency_seconds"
+E2E_REQUEST_LATENCY = "vllm:e2e_request_latency_seconds"
+REQUEST_QUEUE_TIME = "vllm:request_queue_time_seconds"
+REQUEST_PROMPT_TOKENS = "vllm:request_prompt_tokens"
+REQUEST_GENERATION_TOKENS = "vllm:request_generation_tokens"
+
+STEPS = "modelfleet_engine_steps"
+COMPUTED_TOKENS = "modelfleet_engine_computed_tokens"
+RECOMPUTED_TOKENS = "modelfleet_engine_recomputed_tokens"
+BUSY_SECONDS = "modelfleet_engine_busy_seconds"
+CUT_REQUESTS = "modelfleet_engine_cut_requests"
+DRAINING = "modelfleet_engine_draining"
+START_PHASE_SECONDS = "modelfleet_engine_start_phase_seconds"

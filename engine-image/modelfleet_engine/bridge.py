@@ -1,0 +1,205 @@
+"""asyncio on one side, the engine's thread on the other; only frozen messages cross.
+
+Everything here runs on the event loop's thread but the engine itself. A process can replace the thread by
+carrying the same `Command`s and `Update`s over a pipe. Must not import torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from modelfleet_engine.engine import Abort, Close, Engine, EngineStats, Failed, Submit, Update
+from modelfleet_engine.errors import GenerationCutError, RequestError
+from modelfleet_engine.load import RequestCounts
+from modelfleet_engine.request import FinishReason, GenerationRequest
+from modelfleet_engine.scheduler import Scheduler
+from modelfleet_engine.step_plan import Device
+
+# A 429 tells the client to come back within this range.
+MAX_RETRY_AFTER_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenEvent:
+    """A token of choice `index`, generated at `at_seconds` (monotonic)."""
+
+    index: int
+    token_id: int
+    finish_reason: FinishReason | None
+    at_seconds: float
+
+
+class Generation:
+    """The tokens of one call's choices, as they come. Close it when done: what still runs is aborted."""
+
+    def __init__(self, bridge: Bridge, request_ids: tuple[str, ...]) -> None:
+        self._bridge = bridge
+        self._request_ids = request_ids
+        self._events: deque[TokenEvent] = deque()
+        self._wakeup = asyncio.Event()
+        self._error: GenerationCutError | None = None
+
+    async def next_events(self) -> tuple[TokenEvent, ...]:
+        """All tokens that are there, at least one. Raises GenerationCutError if the generation was cut."""
+        while not self._events:
+            if self._error is not None:
+                raise self._error
+            self._wakeup.clear()
+            await self._wakeup.wait()
+        events = tuple(self._events)
+        self._events.clear()
+        return events
+
+    def abort_choice(self, index: int) -> None:
+        """Stops one choice: a stop string was found in its text."""
+        self._bridge.abort((self._request_ids[index],))
+
+    def close(self) -> None:
+        """Aborts every choice that is not finished; harmless when all are."""
+        self._bridge.abort(self._request_ids)
+
+    def push(self, event: TokenEvent) -> None:
+        """The bridge's side: one more token."""
+        self._events.append(event)
+        self._wakeup.set()
+
+    def fail(self, error: GenerationCutError) -> None:
+        """The bridge's side: nothing more will come."""
+        self._error = error
+        self._wakeup.set()
+
+
+class Bridge:
+    """Runs the engine's thread and routes its updates to the calls that wait for them."""
+
+    def __init__(
+        self,
+        *,
+        device: Device,
+        scheduler: Scheduler,
+        counts: RequestCounts,
+        max_queued: int,
+        on_failure: Callable[[Exception], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._counts = counts
+        self._max_running = scheduler.limits.max_num_seqs
+        self._max_outstanding = self._max_running + max_queued
+        self._on_failure = on_failure
+        self._live: dict[str, tuple[Generation, int, float]] = {}
+        self._closed_by: GenerationCutError | None = None
+        self.stats = EngineStats(scheduler=scheduler.stats(), computed_tokens=0, busy_seconds=0.0, step_time=None)
+        self._engine = Engine(device=device, scheduler=scheduler, publish=self._publish)
+        # A daemon: a step that hangs must not keep the process from ending.
+        self._thread = threading.Thread(target=self._engine.run, name="engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def outstanding(self) -> int:
+        """Sequences admitted and not finished, running or waiting."""
+        return len(self._live)
+
+    @property
+    def waiting(self) -> int:
+        """Sequences admitted and not running, counting those the engine's thread has not seen yet."""
+        return max(0, len(self._live) - self.stats.scheduler.running)
+
+    def submit(self, requests: Iterable[GenerationRequest]) -> Generation:
+        """Starts the choices of one call.
+
+        Raises:
+            RequestError: 429, the queue is full.
+            GenerationCutError: the engine is gone or the drain has ended.
+        """
+        batch = tuple(requests)
+        if self._closed_by is not None:
+            raise self._closed_by
+        if len(self._live) + len(batch) > self._max_outstanding:
+            self._counts.count_refused("queue_full")
+            raise RequestError(
+                f"The queue is full: at most {self._max_outstanding} sequences may run or wait, "
+                f"{len(self._live)} do and {len(batch)} more were asked for.",
+                status=429,
+                code="queue_full",
+                retry_after_seconds=self._retry_after_seconds(),
+            )
+        generation = Generation(self, tuple(request.request_id for request in batch))
+        now = time.monotonic()
+        for index, request in enumerate(batch):
+            self._live[request.request_id] = (generation, index, now)
+        self._engine.send(Submit(requests=batch))
+        return generation
+
+    def abort(self, request_ids: Iterable[str]) -> None:
+        """Stops those of the requests that still run, before the next step is planned."""
+        live = tuple(request_id for request_id in request_ids if request_id in self._live)
+        for request_id in live:
+            del self._live[request_id]
+        if live:
+            self._engine.send(Abort(request_ids=live))
+
+    def cut_all(self, error: GenerationCutError) -> int:
+        """Ends every generation with `error` and admits no more; says how many sequences were cut."""
+        self._closed_by = error
+        live = dict(self._live)
+        self.abort(live)
+        for generation, _, _ in live.values():
+            generation.fail(error)
+        return len(live)
+
+    def close(self) -> None:
+        """Ends the engine's thread after the step in flight."""
+        self._engine.send(Close())
+
+    def step_age_seconds(self) -> float:
+        """How long the step now running has been running; 0 while idle."""
+        started = self._engine.step_started_seconds
+        return 0.0 if started is None else time.monotonic() - started
+
+    def is_alive(self) -> bool:
+        """Whether the engine's thread still runs."""
+        return self._thread.is_alive()
+
+    def _retry_after_seconds(self) -> int:
+        """About when a place in the queue gets free: mean request duration over the running places."""
+        duration = self._counts.duration
+        finished = sum(duration.counts)
+        mean_seconds = duration.total / finished if finished else 1.0
+        return min(MAX_RETRY_AFTER_SECONDS, max(1, math.ceil(mean_seconds / self._max_running)))
+
+    def _publish(self, message: Update | Failed) -> None:
+        """Called on the engine's thread: hands the message to the event loop, which may be gone already."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._deliver, message)
+
+    def _deliver(self, message: Update | Failed) -> None:
+        if isinstance(message, Failed):
+            self.cut_all(GenerationCutError("The engine failed while generating.", status=500, code="engine_failed"))
+            self._on_failure(message.error)
+            return
+        self.stats = message.stats
+        for request_id in message.admitted_request_ids:
+            entry = self._live.get(request_id)
+            if entry is not None:
+                self._counts.queue_time.observe(max(0.0, message.at_seconds - entry[2]))
+        for output in message.outputs:
+            # Absent: aborted on this side while the token was on its way.
+            entry = self._live.get(output.request_id)
+            if entry is None:
+                continue
+            if output.finish_reason is not None:
+                del self._live[output.request_id]
+            entry[0].push(
+                TokenEvent(
+                    index=entry[1],
+                    token_id=output.token_id,
+                    finish_reason=output.finish_reason,
+                    at_seconds=message.at_seconds,
+                )
+            )

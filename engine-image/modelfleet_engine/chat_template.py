@@ -1,0 +1,88 @@
+"""Renders a model's own chat template as transformers does: sandboxed jinja2 with the same names in scope.
+
+The template is data from the model directory: it can read what it is given and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import jinja2
+import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
+import jinja2.sandbox
+
+from modelfleet_engine.errors import ModelError, RequestError
+
+
+class _GenerationTag(jinja2.ext.Extension):
+    """Accepts `{% generation %}…{% endgeneration %}`, which only matters for training, as plain content."""
+
+    tags = {"generation"}  # noqa: RUF012 - the base class declares it so
+
+    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _raise_exception(message: str) -> None:
+    """What templates call to refuse a conversation, e.g. one whose roles do not alternate."""
+    raise jinja2.exceptions.TemplateError(message)
+
+
+def _tojson(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Like transformers and unlike jinja2's own filter: no HTML escaping."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _strftime_now(pattern: str) -> str:
+    """The local time, for templates that state the date."""
+    return datetime.now().astimezone().strftime(pattern)
+
+
+class ChatTemplate:
+    """One compiled template. Raises ModelError if it cannot be compiled."""
+
+    def __init__(self, source: str, *, special_tokens: Mapping[str, str]) -> None:
+        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, jinja2.ext.loopcontrols]
+        )
+        environment.filters["tojson"] = _tojson
+        environment.globals["raise_exception"] = _raise_exception
+        environment.globals["strftime_now"] = _strftime_now
+        self._special_tokens = dict(special_tokens)
+        try:
+            self._template = environment.from_string(source)
+        except jinja2.TemplateSyntaxError as error:
+            raise ModelError(f"the model's chat template is not valid jinja2: {error}") from error
+
+    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """The prompt for these messages, ending where the assistant's answer begins.
+
+        Raises:
+            RequestError: the template refuses the conversation.
+        """
+        try:
+            return self._template.render(
+                messages=list(messages),
+                tools=None,
+                documents=None,
+                add_generation_prompt=True,
+                **self._special_tokens,
+            )
+        except (jinja2.TemplateError, TypeError) as error:
+            raise RequestError(
+                f"The model's chat template refuses these messages: {error}",
+                param="messages",
+                code="invalid_messages",
+            ) from error

@@ -1,0 +1,90 @@
+"""Token ids to text as they come: UTF-8 is never split, stop strings are found across token boundaries.
+
+Pure but for the tokenizer's `decode`, which is an argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+# What `decode` writes for bytes that are not (yet) a whole character.
+_INCOMPLETE = "\ufffd"
+# Context a decoder needs to place spaces right; vLLM uses 5.
+_WINDOW_TOKENS = 6
+# A character has at most 4 bytes, hence 4 tokens; beyond that the bytes are wrong and will stay so.
+_MAX_HELD_TOKENS = 8
+
+
+class IncrementalDetokenizer:
+    """Decodes a growing token list at constant cost per token, by a small window of context."""
+
+    def __init__(self, decode: Callable[[Sequence[int]], str], *, prompt_token_ids: Sequence[int] = ()) -> None:
+        self._decode = decode
+        self._window = list(prompt_token_ids[-_WINDOW_TOKENS:])
+        # Tokens of the window whose text is out already.
+        self._emitted = len(self._window)
+        self._emitted_text = decode(self._window) if self._window else ""
+
+    def feed(self, token_id: int) -> str:
+        """The text that became certain with this token; empty while a character is incomplete."""
+        self._window.append(token_id)
+        text = self._decode(self._window)
+        held = len(self._window) - self._emitted
+        if text.endswith(_INCOMPLETE) and held <= _MAX_HELD_TOKENS:
+            return ""
+        return self._emit(text)
+
+    def flush(self) -> str:
+        """What is still held back, at the end: possibly a replacement character for a cut one."""
+        if self._emitted == len(self._window):
+            return ""
+        return self._emit(self._decode(self._window))
+
+    def _emit(self, text: str) -> str:
+        new = text[len(self._emitted_text) :]
+        # The next window starts with the tokens just emitted, at least a few of them, as context.
+        context = max(_WINDOW_TOKENS, len(self._window) - self._emitted)
+        if len(self._window) > 2 * context:
+            self._window = self._window[-context:]
+            self._emitted_text = self._decode(self._window)
+        else:
+            self._emitted_text = text
+        self._emitted = len(self._window)
+        return new
+
+
+class StopStrings:
+    """Finds the first stop string in streamed text and never lets a part of one out.
+
+    Text that could be the beginning of a stop string is held back until it is certain that it is not.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+
+    def feed(self, text: str) -> tuple[str, bool]:
+        """The text that may go out now, and whether a stop string was found (then that is the last of it)."""
+        if not self._stops:
+            return text, False
+        buffer = self._held + text
+        found = [position for stop in self._stops if (position := buffer.find(stop)) >= 0]
+        if found:
+            self._held = ""
+            return buffer[: min(found)], True
+        keep = max(_partial_match(buffer, stop) for stop in self._stops)
+        self._held = buffer[len(buffer) - keep :]
+        return buffer[: len(buffer) - keep], False
+
+    def flush(self) -> str:
+        """What was held back, at the end."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _partial_match(text: str, stop: str) -> int:
+    """The length of the longest end of `text` that is a true beginning of `stop`."""
+    for length in range(min(len(stop) - 1, len(text)), 0, -1):
+        if text.endswith(stop[:length]):
+            return length
+    return 0

@@ -1,0 +1,40 @@
+"""OpenAI-shaped error bodies: one shape for every refusal, and for errors inside a stream."""
+
+from __future__ import annotations
+
+import orjson
+from aiohttp import web
+
+from modelfleet_engine.errors import GenerationCutError, RequestError
+
+SERVER_ERROR = "server_error"
+
+
+def error_body(*, message: str, error_type: str, param: str | None = None, code: str | None = None) -> bytes:
+    """`{"error": {...}}` with OpenAI's four keys."""
+    return orjson.dumps({"error": {"message": message, "type": error_type, "param": param, "code": code}})
+
+
+def request_error_response(error: RequestError) -> web.Response:
+    """The answer to a request that is not served."""
+    body = error_body(message=error.message, error_type=error.error_type, param=error.param, code=error.code)
+    response = web.Response(status=error.status, body=body, content_type="application/json")
+    if error.retry_after_seconds is not None:
+        response.headers["Retry-After"] = str(error.retry_after_seconds)
+    return response
+
+
+def cut_body(error: GenerationCutError) -> bytes:
+    """The body for a generation that was cut: a whole answer's, or an SSE event's data."""
+    return error_body(message=error.message, error_type=SERVER_ERROR, code=error.code)
+
+
+def cut_response(error: GenerationCutError) -> web.Response:
+    """The answer where nothing was sent yet."""
+    return web.Response(status=error.status, body=cut_body(error), content_type="application/json")
+
+
+def server_error_response() -> web.Response:
+    """The answer to a bug of ours; the details are in the log, under the request's id."""
+    body = error_body(message="Internal server error.", error_type=SERVER_ERROR, code="internal_error")
+    return web.Response(status=500, body=body, content_type="application/json")

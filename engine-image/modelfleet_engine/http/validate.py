@@ -1,0 +1,135 @@
+"""Request bytes to a typed body, or an OpenAI-shaped error that names the field.
+
+Three kinds of fields besides those we honour: neutral values equal absence; harmless ones change nothing about
+the answer and are accepted; everything else is refused by name, never ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import orjson
+from pydantic import ValidationError
+
+from modelfleet_engine.errors import RequestError
+from modelfleet_engine.http.schema import SamplingBody
+
+Body = TypeVar("Body", bound=SamplingBody)
+
+HARMLESS_FIELDS = frozenset(
+    {
+        "metadata",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "user",
+    }
+)
+
+# Fields we do not support, with the values that ask for nothing. null asks for nothing anywhere.
+NEUTRAL_VALUES: Mapping[str, tuple[object, ...]] = {
+    "add_generation_prompt": (True,),
+    "best_of": (1,),
+    "continue_final_message": (False,),
+    "echo": (False,),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "include_stop_str_in_output": (False,),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "modalities": (["text"],),
+    "parallel_tool_calls": (True, False),
+    "priority": (0,),
+    "response_format": ({"type": "text"},),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "suffix": ("",),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "top_logprobs": (0,),
+    "use_beam_search": (False,),
+    "verbosity": ("medium",),
+}
+NEUTRAL_MESSAGE_VALUES: Mapping[str, tuple[object, ...]] = {"tool_calls": ([],), "annotations": ([],)}
+NEUTRAL_STREAM_VALUES: Mapping[str, tuple[object, ...]] = {
+    "continuous_usage_stats": (False,),
+    "include_obfuscation": (False,),
+}
+
+
+def parse_body(raw: bytes, body_type: type[Body]) -> Body:
+    """Parses and checks a request body.
+
+    Raises:
+        RequestError: 400 that names the first wrong field and says what is wrong with it.
+    """
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise RequestError(f"The request body is not valid JSON: {error}", code="invalid_json") from error
+    if not isinstance(value, dict):
+        raise RequestError("The request body must be a JSON object.", code="invalid_json")
+    try:
+        return body_type.model_validate(_without_neutral_fields(value))
+    except ValidationError as error:
+        raise _request_error(error, known_fields=body_type.model_fields) from error
+
+
+def _without_neutral_fields(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Drops what asks for nothing, at the top, in messages and in stream_options."""
+    kept = {name: value for name, value in _drop(body, NEUTRAL_VALUES).items() if name not in HARMLESS_FIELDS}
+    messages = kept.get("messages")
+    if isinstance(messages, list):
+        kept["messages"] = [
+            _drop(message, NEUTRAL_MESSAGE_VALUES) if isinstance(message, dict) else message for message in messages
+        ]
+    options = kept.get("stream_options")
+    if isinstance(options, dict):
+        kept["stream_options"] = _drop(options, NEUTRAL_STREAM_VALUES)
+    return kept
+
+
+def _drop(fields: Mapping[str, Any], neutral: Mapping[str, tuple[object, ...]]) -> dict[str, Any]:
+    # By type too: 1 == True in Python, and `echo: 0` is a mistake worth naming.
+    return {
+        name: value
+        for name, value in fields.items()
+        if value is not None and not any(type(value) is type(same) and value == same for same in neutral.get(name, ()))
+    }
+
+
+def _request_error(error: ValidationError, *, known_fields: Mapping[str, object]) -> RequestError:
+    """The first violation as an OpenAI error."""
+    problem = error.errors(include_url=False)[0]
+    location = list(problem["loc"])
+    if problem["type"] == "value_error":
+        # Our own cross-field rules start with the field they blame.
+        param, _, message = str(problem["ctx"]["error"]).partition(": ")
+        return RequestError(f"{param}: {message}", param=param, code="invalid_value")
+    param = _path(location, known_fields)
+    match problem["type"]:
+        case "missing":
+            return RequestError(f"Missing required field: {param}.", param=param, code="missing_field")
+        case "extra_forbidden":
+            return RequestError(f"{param} is not supported by this engine.", param=param, code="unsupported_field")
+    given = orjson.dumps(problem["input"], default=str).decode()
+    shown = given if len(given) <= 80 else given[:77] + "..."
+    return RequestError(f"{param}: {problem['msg']}, given {shown}.", param=param, code="invalid_value")
+
+
+def _path(location: list[int | str], known_fields: Mapping[str, object]) -> str:
+    """`messages[0].content` from pydantic's location, without the names of union branches."""
+    top = str(location[0])
+    path = top
+    for part in location[1:]:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part.isidentifier() and part not in _UNION_BRANCHES and top in known_fields:
+            path += f".{part}"
+    return path
+
+
+_UNION_BRANCHES = frozenset({"str", "constrained", "list", "function"})

@@ -1,0 +1,151 @@
+"""What one engine knows about its own load: histograms, the learned step time, counters.
+
+Pure (no clock, no I/O): times are arguments. `metrics.py` shows it to Prometheus, `GET /load` to the fleet.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass, field
+
+from modelfleet_api.protocol import HistogramSnapshot, StepTime
+
+# Upper bounds in seconds; vLLM's own edges where they matter for a CPU or a GPU engine.
+TTFT_BOUNDS = (
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
+    160.0, 640.0, 2560.0,
+)  # fmt: skip
+ITL_BOUNDS = (
+    0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5,
+    5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
+)  # fmt: skip
+DURATION_BOUNDS = (
+    0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0,
+    1920.0, 7680.0,
+)  # fmt: skip
+TOKEN_BOUNDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000)
+
+
+class Histogram:
+    """Counts per bucket of values seen so far. A value equal to a bound belongs to that bound's bucket."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        # One more than bounds: the last one is "above all".
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float, *, count: int = 1) -> None:
+        """Adds `value`, `count` times."""
+        self.counts[bisect_left(self.bounds, value)] += count
+        self.total += value * count
+
+    def snapshot(self) -> HistogramSnapshot:
+        """A frozen copy for the wire: counts are per bucket, not cumulative."""
+        return HistogramSnapshot(upper_bounds=self.bounds, counts=tuple(self.counts), sum=self.total)
+
+
+class StepTimeFit:
+    """Learns t[s] = a + b*sequences + c*prefill_tokens + d*kv_tokens from measured steps.
+
+    Least squares over an exponentially fading window (about 1,000 steps), no coefficient below zero: a term that
+    would come out negative is left out and the rest fitted again.
+    """
+
+    TERMS = 4
+    FADING = 0.999
+    # So few steps say nothing about four numbers.
+    MINIMUM_STEPS = 8
+
+    def __init__(self) -> None:
+        self._steps = 0
+        self._normal = [[0.0] * self.TERMS for _ in range(self.TERMS)]
+        self._right = [0.0] * self.TERMS
+
+    def observe(self, *, sequences: int, prefill_tokens: int, kv_tokens: int, seconds: float) -> None:
+        """Adds one measured step."""
+        row = (1.0, float(sequences), float(prefill_tokens), float(kv_tokens))
+        for i, left in enumerate(row):
+            self._right[i] = self._right[i] * self.FADING + left * seconds
+            for j, right in enumerate(row):
+                self._normal[i][j] = self._normal[i][j] * self.FADING + left * right
+        self._steps += 1
+
+    def fitted(self) -> StepTime | None:
+        """The coefficients now, in seconds per unit; None before there is enough to learn from."""
+        if self._steps < self.MINIMUM_STEPS:
+            return None
+        active = list(range(self.TERMS))
+        solution = [0.0] * self.TERMS
+        while active:
+            values = self._solve(active)
+            if min(values) >= 0:
+                for index, value in zip(active, values, strict=True):
+                    solution[index] = value
+                break
+            active.pop(values.index(min(values)))
+        base, per_sequence, per_prefill_token, per_kv_token = solution
+        return StepTime(
+            base_seconds=base,
+            per_sequence_seconds=per_sequence,
+            per_prefill_token_seconds=per_prefill_token,
+            per_kv_token_seconds=per_kv_token,
+            observed_steps=self._steps,
+        )
+
+    def _solve(self, active: list[int]) -> list[float]:
+        """Least squares over some of the terms. The ridge is relative, so that units do not matter."""
+        matrix = [[self._normal[i][j] for j in active] for i in active]
+        for k in range(len(active)):
+            matrix[k][k] = matrix[k][k] * (1 + 1e-6) + 1e-12
+        return solve(matrix, [self._right[i] for i in active])
+
+
+def solve(matrix: Rows[Rows[float]], right: Rows[float]) -> list[float]:
+    """Solves a small regular linear system by Gaussian elimination with partial pivoting."""
+    size = len(right)
+    rows = [[*matrix[i], right[i]] for i in range(size)]
+    for column in range(size):
+        pivot = max(range(column, size), key=lambda i: abs(rows[i][column]))
+        rows[column], rows[pivot] = rows[pivot], rows[column]
+        for i in range(column + 1, size):
+            factor = rows[i][column] / rows[column][column]
+            for j in range(column, size + 1):
+                rows[i][j] -= factor * rows[column][j]
+    solution = [0.0] * size
+    for i in reversed(range(size)):
+        known = sum(rows[i][j] * solution[j] for j in range(i + 1, size))
+        solution[i] = (rows[i][size] - known) / rows[i][i]
+    return solution
+
+
+@dataclass(slots=True)
+class RequestCounts:
+    """What has happened to requests since the start; all cumulative. Owned by the event loop's thread."""
+
+    finished: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, int] = field(default_factory=dict)
+    cut: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    time_to_first_token: Histogram = field(default_factory=lambda: Histogram(TTFT_BOUNDS))
+    inter_token_latency: Histogram = field(default_factory=lambda: Histogram(ITL_BOUNDS))
+    queue_time: Histogram = field(default_factory=lambda: Histogram(TTFT_BOUNDS))
+    duration: Histogram = field(default_factory=lambda: Histogram(DURATION_BOUNDS))
+    prompt_lengths: Histogram = field(default_factory=lambda: Histogram(TOKEN_BOUNDS))
+    output_lengths: Histogram = field(default_factory=lambda: Histogram(TOKEN_BOUNDS))
+
+    def count_finished(self, reason: str) -> None:
+        """One more request that ended for `reason`."""
+        self.finished[reason] = self.finished.get(reason, 0) + 1
+
+    def count_refused(self, reason: str) -> None:
+        """One more request that was not admitted for `reason`."""
+        self.refused[reason] = self.refused.get(reason, 0) + 1
+
+    @property
+    def total_finished(self) -> int:
+        return sum(self.finished.values())

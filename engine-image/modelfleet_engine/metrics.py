@@ -1,0 +1,138 @@
+"""Prometheus text in vLLM's names and labels, made from the same figures as `GET /load`.
+
+A collector that reads the state when it is scraped: the hot path counts plain integers. Own registry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from modelfleet_api import metric_names as names
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from modelfleet_engine.load import Histogram
+from modelfleet_engine.serving import Serving
+
+_LABELS = (names.LABEL_MODEL_NAME, names.LABEL_ENGINE)
+
+
+class EngineCollector(Collector):
+    """Turns a `Serving` into metric families."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+        # vLLM numbers its engine replicas within a process; there is one here.
+        self._labels = (serving.config.served_model_name, "0")
+
+    def collect(self) -> Iterator[Metric]:
+        """All families; gauges are zero until the model is loaded."""
+        load = self._serving.load()
+        usage = load.kv_blocks_used / load.kv_blocks_total if load.kv_blocks_total else 0.0
+        yield self._gauge(names.NUM_REQUESTS_RUNNING, "Sequences in the running batch.", load.running)
+        yield self._gauge(names.NUM_REQUESTS_WAITING, "Sequences that wait for a place.", load.waiting)
+        yield self._gauge(names.KV_CACHE_USAGE, "Share of KV blocks in use, 0 to 1.", usage)
+        yield self._gauge(names.DRAINING, "1 after SIGTERM.", float(load.draining))
+        info = GaugeMetricFamily(
+            names.CACHE_CONFIG_INFO,
+            "Shape of the KV cache, in labels.",
+            labels=[*_LABELS, "block_size", "num_gpu_blocks"],
+        )
+        info.add_metric([*self._labels, str(load.block_tokens), str(load.kv_blocks_total)], 1.0)
+        yield info
+        counters = load.counters
+        for name, text, value in (
+            (names.NUM_PREEMPTIONS, "Sequences that lost their KV blocks.", counters.preemptions),
+            (names.PROMPT_TOKENS, "Prompt tokens of admitted requests.", counters.prompt_tokens),
+            (names.GENERATION_TOKENS, "Tokens generated.", counters.generated_tokens),
+            (names.STEPS, "Forward passes planned.", counters.steps),
+            (names.COMPUTED_TOKENS, "Tokens run through the model.", counters.computed_tokens),
+            (names.RECOMPUTED_TOKENS, "Tokens whose KV was lost to preemption.", counters.recomputed_tokens),
+            (names.BUSY_SECONDS, "Time the device computed.", counters.busy_seconds),
+            (names.CUT_REQUESTS, "Requests ended by a drain's deadline or a failure.", counters.cut_requests),
+        ):
+            yield self._counter(name, text, value)
+        yield from self._requests()
+        yield from self._histograms()
+        yield self._start_phases()
+
+    def _requests(self) -> Iterator[Metric]:
+        counts = self._serving.counts
+        finished = CounterMetricFamily(
+            names.REQUEST_SUCCESS,
+            "Requests finished, by reason.",
+            labels=[*_LABELS, names.LABEL_FINISHED_REASON],
+        )
+        for reason in sorted({"stop", "length", "abort", *counts.finished}):
+            finished.add_metric([*self._labels, reason], counts.finished.get(reason, 0))
+        yield finished
+        refused = CounterMetricFamily(
+            names.ADMISSION_REJECTIONS, "Requests refused, by reason.", labels=[*_LABELS, names.LABEL_REASON]
+        )
+        for reason in sorted({"queue_full", "draining", *counts.refused}):
+            refused.add_metric([*self._labels, reason], counts.refused.get(reason, 0))
+        yield refused
+
+    def _histograms(self) -> Iterator[Metric]:
+        counts = self._serving.counts
+        for name, text, histogram in (
+            (names.TIME_TO_FIRST_TOKEN, "From arrival to the first token.", counts.time_to_first_token),
+            (names.INTER_TOKEN_LATENCY, "Between two tokens of a sequence.", counts.inter_token_latency),
+            (names.E2E_REQUEST_LATENCY, "From arrival to the last token.", counts.duration),
+            (names.REQUEST_QUEUE_TIME, "From admission to the first step.", counts.queue_time),
+            (names.REQUEST_PROMPT_TOKENS, "Prompt tokens of a request.", counts.prompt_lengths),
+            (names.REQUEST_GENERATION_TOKENS, "Tokens generated for a sequence.", counts.output_lengths),
+        ):
+            family = HistogramMetricFamily(name, text, labels=_LABELS)
+            family.add_metric(self._labels, _cumulative_buckets(histogram), histogram.total)
+            yield family
+
+    def _start_phases(self) -> Metric:
+        family = GaugeMetricFamily(
+            names.START_PHASE_SECONDS, "Time each phase of the start took.", labels=[*_LABELS, "phase"]
+        )
+        for phase, seconds in self._serving.start_phases.items():
+            family.add_metric([*self._labels, phase], seconds)
+        return family
+
+    def _gauge(self, name: str, text: str, value: float) -> Metric:
+        family = GaugeMetricFamily(name, text, labels=_LABELS)
+        family.add_metric(self._labels, value)
+        return family
+
+    def _counter(self, name: str, text: str, value: float) -> Metric:
+        family = CounterMetricFamily(name, text, labels=_LABELS)
+        family.add_metric(self._labels, value)
+        return family
+
+
+def _cumulative_buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    """Prometheus' form: each bucket holds all values up to its bound, the last one everything."""
+    buckets: list[tuple[str, float]] = []
+    seen = 0
+    for bound, count in zip((*histogram.bounds, float("inf")), histogram.counts, strict=True):
+        seen += count
+        buckets.append((_bound_text(bound), seen))
+    return buckets
+
+
+def _bound_text(bound: float) -> str:
+    return "+Inf" if bound == float("inf") else repr(float(bound))
+
+
+class Metrics:
+    """The registry of one server."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(EngineCollector(serving))
+
+    def render(self) -> bytes:
+        """The exposition text."""
+        return generate_latest(self._registry)

@@ -1,0 +1,141 @@
+"""The state of one serving process, from "starting" to "drained": what the HTTP side may ask and use."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from modelfleet_api.engine_config import EngineConfig
+from modelfleet_api.protocol import Load, LoadCounters
+
+from modelfleet_engine.bridge import Bridge
+from modelfleet_engine.drain import Drain
+from modelfleet_engine.load import RequestCounts
+from modelfleet_engine.step_plan import Device
+from modelfleet_engine.tokenizer import ModelTokenizer
+
+# A step that takes longer than this makes /health fail, so that the kubelet restarts the pod.
+STUCK_STEP_SECONDS = 30.0
+
+PHASE_READY = "ready"
+
+
+class LoadedDevice(Protocol):
+    """What serving needs of `device.LoadedModel`; the tests' fake gives the same."""
+
+    @property
+    def device(self) -> Device: ...
+    @property
+    def kv_blocks(self) -> int: ...
+    @property
+    def block_tokens(self) -> int: ...
+    @property
+    def max_model_len(self) -> int: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def backend(self) -> str: ...
+    @property
+    def phases(self) -> Mapping[str, float]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadyModel:
+    """A loaded model that answers. `max_model_len` is what one request may use, prompt and answer."""
+
+    bridge: Bridge
+    tokenizer: ModelTokenizer
+    max_model_len: int
+    vocab_size: int
+    block_tokens: int
+
+
+@dataclass(slots=True)
+class Serving:
+    """Shared by all handlers; touched on the event loop's thread only."""
+
+    config: EngineConfig
+    drain: Drain
+    # One thread: encoding is quick, and two cores are better used by the model.
+    tokenizer_pool: ThreadPoolExecutor
+    counts: RequestCounts = field(default_factory=RequestCounts)
+    phase: str = "starting"
+    start_phases: dict[str, float] = field(default_factory=dict)
+    model: ReadyModel | None = None
+    created_unix_seconds: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def is_ready(self) -> bool:
+        """Loaded, warmed up and not draining."""
+        return self.model is not None and not self.drain.is_draining
+
+    @property
+    def phase_now(self) -> str:
+        """The phase in one word, for /ready and /load."""
+        return "draining" if self.drain.is_draining else self.phase
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """Every name this model answers to; the served name first."""
+        canonical = self.config.canonical_id
+        names = (self.config.served_model_name,)
+        return names if canonical is None or canonical in names else (*names, canonical)
+
+    def unhealthy_reason(self) -> str | None:
+        """Why the process should be restarted; None while it is well (loading is well)."""
+        if self.model is None:
+            return None
+        if not self.model.bridge.is_alive():
+            return "the engine's thread has ended"
+        age = self.model.bridge.step_age_seconds()
+        if age > STUCK_STEP_SECONDS:
+            return f"a step has been running for {age:.0f} s, the limit is {STUCK_STEP_SECONDS:.0f} s"
+        return None
+
+    def load(self) -> Load:
+        """The report of `GET /load`."""
+        counts = self.counts
+        report = Load(
+            model=self.config.served_model_name,
+            phase=self.phase_now,
+            ready=self.is_ready,
+            draining=self.drain.is_draining,
+            max_num_seqs=self.config.max_num_seqs,
+            time_to_first_token_seconds=counts.time_to_first_token.snapshot(),
+            inter_token_latency_seconds=counts.inter_token_latency.snapshot(),
+            output_tokens=counts.output_lengths.snapshot(),
+            start_phases=self.start_phases,
+        )
+        if self.model is None:
+            return report
+        stats = self.model.bridge.stats
+        scheduler = stats.scheduler
+        return report.model_copy(
+            update={
+                "running": scheduler.running,
+                "waiting": self.model.bridge.waiting,
+                "running_tokens": scheduler.running_tokens,
+                "queued_tokens": scheduler.queued_tokens,
+                "max_model_len": self.model.max_model_len,
+                "kv_blocks_used": scheduler.kv_blocks_used,
+                "kv_blocks_total": scheduler.kv_blocks_total,
+                "block_tokens": self.model.block_tokens,
+                "step_time": stats.step_time,
+                "counters": LoadCounters(
+                    requests=counts.total_finished,
+                    steps=scheduler.steps,
+                    prompt_tokens=counts.prompt_tokens,
+                    computed_tokens=stats.computed_tokens,
+                    generated_tokens=counts.generated_tokens,
+                    busy_seconds=stats.busy_seconds,
+                    preemptions=scheduler.preemptions,
+                    recomputed_tokens=scheduler.recomputed_tokens,
+                    cut_requests=counts.cut,
+                ),
+            }
+        )
