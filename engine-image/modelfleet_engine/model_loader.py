@@ -1,0 +1,181 @@
+"""From an `EngineConfig` to a warm `ModelRunner`: config, kernels, weights, KV cache, warm-up, each phase timed.
+
+Decides dtype, device and sizes; computes nothing itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from modelfleet_api.engine_config import EngineConfig
+from modelfleet_kernels import Kernels, select
+
+from modelfleet_engine import machine
+from modelfleet_engine.errors import ModelError
+from modelfleet_engine.kv_cache import CachePlan, CacheRequest, allocate_cache, plan_cache
+from modelfleet_engine.model_config import ModelConfig, read_model_config
+from modelfleet_engine.model_runner import ModelRunner
+from modelfleet_engine.models.llama import LlamaModel
+from modelfleet_engine.models.registry import build_model
+from modelfleet_engine.step_plan import SamplingParameters, ScheduledSequence, StepPlan
+from modelfleet_engine.weights import open_weights
+
+_log = logging.getLogger(__name__)
+
+# One prefill of this many tokens and one decode make oneDNN build and touch what it needs.
+WARM_UP_TOKENS = 64
+
+
+@dataclass(slots=True, kw_only=True)
+class StartPhases:
+    """Seconds per phase of the start, in order."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Times what runs within."""
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - started
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedRunner:
+    """A warm runner and the sizes it was built with."""
+
+    runner: ModelRunner
+    model: ModelConfig
+    cache: CachePlan
+    dtype: torch.dtype
+    backend: str
+    phases: StartPhases
+
+
+def load_runner(config: EngineConfig, *, backend: str | None = None) -> LoadedRunner:
+    """Reads, packs and warms up the model; `backend` asks for a kernel backend by name.
+
+    Raises:
+        ModelError: the model or the configuration cannot be served.
+        BackendUnavailableError: `backend` does not run here.
+    """
+    phases = StartPhases()
+    with phases.phase("read_config"):
+        device = _resolve_device(config)
+        torch.set_num_threads(machine.usable_cores())
+        model_path = Path(config.model_path)
+        model_config = read_model_config(model_path)
+        dtype = resolve_dtype(config.dtype, checkpoint=model_config.checkpoint_dtype)
+        kernels = select(device, backend)
+    model = _load_weights(model_config, model_path=model_path, dtype=dtype, kernels=kernels, phases=phases)
+    with phases.phase("allocate_kv_cache"):
+        plan = plan_cache(_cache_request(config, model_config, dtype=dtype))
+        kv_layers = allocate_cache(model_config, plan, block_tokens=config.block_tokens, dtype=dtype)
+    runner = ModelRunner(
+        model,
+        config=model_config,
+        kernels=kernels,
+        kv_layers=kv_layers,
+        dtype=dtype,
+        max_num_seqs=config.max_num_seqs,
+    )
+    with phases.phase("warm_up"):
+        _warm_up(runner, config, plan)
+    return LoadedRunner(
+        runner=runner,
+        model=model_config,
+        cache=plan,
+        dtype=dtype,
+        backend=kernels.backend_name,
+        phases=phases,
+    )
+
+
+def resolve_dtype(requested: str, *, checkpoint: str) -> torch.dtype:
+    """The dtype on CPU. `auto` is the checkpoint's, with two exceptions, both logged.
+
+    A float16 checkpoint is computed in bfloat16: CPUs multiply float16 at a fraction of its speed, and bfloat16
+    never overflows where float16 did not. Where oneDNN cannot compute bfloat16 on this CPU, float32 is used.
+    """
+    if requested == "float16":
+        raise ModelError("dtype float16 is not supported on cpu; supported: bfloat16, float32")
+    if requested != "auto":
+        return torch.bfloat16 if requested == "bfloat16" else torch.float32
+    if checkpoint == "float32":
+        return torch.float32
+    if checkpoint not in ("bfloat16", "float16"):
+        raise ModelError(f"checkpoint dtype {checkpoint!r} is not supported; supported: bfloat16, float16, float32")
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        _log.warning("this CPU has no bfloat16 instructions: the %s checkpoint is computed in float32", checkpoint)
+        return torch.float32
+    if checkpoint == "float16":
+        _log.warning("the float16 checkpoint is computed in bfloat16 on cpu; set dtype: float32 for full precision")
+    return torch.bfloat16
+
+
+def _resolve_device(config: EngineConfig) -> str:
+    if config.tensor_parallel != 1:
+        raise ModelError(f"tensor parallelism {config.tensor_parallel} is not supported by this engine; supported: 1")
+    if config.device == "cuda":
+        raise ModelError("device cuda is not supported by this engine; supported: cpu")
+    return "cpu"
+
+
+def _load_weights(
+    model_config: ModelConfig, *, model_path: Path, dtype: torch.dtype, kernels: Kernels, phases: StartPhases
+) -> LlamaModel:
+    with torch.inference_mode():
+        mapping = open_weights(model_path, dtype=dtype)
+        with phases.phase("map_weights"):
+            weights = mapping.__enter__()
+        try:
+            with phases.phase("pack_weights"):
+                return build_model(model_config, weights, kernels)
+        finally:
+            mapping.__exit__(None, None, None)
+
+
+def _cache_request(config: EngineConfig, model_config: ModelConfig, *, dtype: torch.dtype) -> CacheRequest:
+    return CacheRequest(
+        model=model_config,
+        dtype=dtype,
+        block_tokens=config.block_tokens,
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        max_model_len=config.max_model_len,
+        kv_cache_bytes=config.kv_cache_bytes,
+        memory_limit_bytes=machine.memory_limit_bytes(),
+        memory_used_bytes=machine.memory_used_bytes(),
+    )
+
+
+def _warm_up(runner: ModelRunner, config: EngineConfig, plan: CachePlan) -> None:
+    """Runs one prefill and one decode in the first blocks; what they leave there is overwritten by the first user."""
+    tokens = min(WARM_UP_TOKENS, config.max_num_batched_tokens, plan.max_model_len - 1)
+    blocks = tuple(range(-(-(tokens + 1) // config.block_tokens)))
+    prefill = ScheduledSequence(
+        slot=0,
+        token_ids=(0,) * max(1, tokens),
+        input_from_previous_step=False,
+        start_position=0,
+        block_table=blocks,
+        sampling=SamplingParameters(temperature=0.0),
+    )
+    runner.run(StepPlan(step_id=-2, sequences=(prefill,)))
+    if tokens < 1:
+        return
+    decode = ScheduledSequence(
+        slot=0,
+        token_ids=(),
+        input_from_previous_step=True,
+        start_position=tokens,
+        block_table=blocks,
+        sampling=SamplingParameters(temperature=0.0),
+    )
+    runner.run(StepPlan(step_id=-1, sequences=(decode,)))
