@@ -58,14 +58,12 @@ def plan_cache(request: CacheRequest) -> CachePlan:
     available, origin = _available_bytes(request, longest=longest, block_bytes=block_bytes)
     blocks = available // block_bytes
     if blocks < 1:
-        raise ModelError(
-            f"no KV cache fits: one block of {request.block_tokens} tokens needs {block_bytes} bytes, {origin}"
-        )
+        needed = f"one block of {request.block_tokens} tokens needs {block_bytes} bytes"
+        raise ModelError(f"no KV cache fits: {needed}; {origin}")
     capacity = blocks * request.block_tokens
     if wanted is not None and wanted > capacity:
-        raise ModelError(
-            f"maxModelLen {wanted} is above the {capacity} tokens the KV cache holds ({blocks} blocks; {origin})"
-        )
+        held = f"the {capacity} tokens the KV cache holds ({blocks} blocks of {block_bytes} bytes)"
+        raise ModelError(f"maxModelLen {wanted} is above {held}; {origin}")
     return CachePlan(blocks=blocks, block_bytes=block_bytes, max_model_len=min(longest, capacity))
 
 

@@ -88,7 +88,6 @@ def _checkpoint_files(model_path: Path) -> list[Path]:
         return [model_path / SINGLE_FILE]
     pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in model_path.glob(pattern))
     if pickles:
-        raise ModelError(
-            f"{model_path} holds pickled weights ({pickles[0]}), which can run code; supported: safetensors"
-        )
+        given = f"{model_path} holds pickled weights ({pickles[0]})"
+        raise ModelError(f"{given}, which can run code when read; supported: safetensors")
     raise ModelError(f"{model_path} holds neither {SINGLE_FILE} nor {INDEX_FILE}")
