@@ -56,9 +56,7 @@ def _run(options: argparse.Namespace) -> None:
 def _gpus(options: argparse.Namespace) -> SimulatedGpus | None:
     if options.gpus == 0:
         return None
-    return SimulatedGpus(
-        count=options.gpus, product=options.gpu_product, memory_mebibytes=options.gpu_memory
-    )
+    return SimulatedGpus(count=options.gpus, product=options.gpu_product, memory_mebibytes=options.gpu_memory)
 
 
 def _print_status(status: ClusterStatus) -> None:

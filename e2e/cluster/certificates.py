@@ -56,9 +56,7 @@ class Authority:
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         return self._sign(name, subject=subject, purpose=ExtendedKeyUsageOID.SERVER_AUTH, hosts=hosts)
 
-    def _sign(
-        self, name: str, *, subject: x509.Name, purpose: x509.ObjectIdentifier, hosts: Sequence[str]
-    ) -> KeyPair:
+    def _sign(self, name: str, *, subject: x509.Name, purpose: x509.ObjectIdentifier, hosts: Sequence[str]) -> KeyPair:
         key = ec.generate_private_key(ec.SECP256R1())
         builder = (
             _builder(subject, issuer=self._name, public_key=key.public_key())
@@ -66,9 +64,7 @@ class Authority:
             .add_extension(_key_usage(authority=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
             # Python's own TLS refuses a certificate without it (VERIFY_X509_STRICT, the default from 3.13 on).
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
-            )
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
         if hosts:
             names = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
@@ -82,9 +78,7 @@ def service_account_keys(directory: Path) -> KeyPair:
     key = ec.generate_private_key(ec.SECP256R1())
     public = directory / "service-account.pub"
     public.write_bytes(
-        key.public_key().public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
+        key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     )
     return KeyPair(certificate=public, key=_write_key(directory / "service-account.key", key))
 
@@ -147,9 +141,7 @@ def _general_name(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
 
 
-def _write(
-    directory: Path, *, name: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey
-) -> KeyPair:
+def _write(directory: Path, *, name: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> KeyPair:
     path = directory / f"{name}.crt"
     path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     return KeyPair(certificate=path, key=_write_key(directory / f"{name}.key", key))

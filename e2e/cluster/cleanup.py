@@ -113,9 +113,7 @@ def remove_tree(directory: Path) -> None:
 def _unmount_below(directory: Path) -> None:
     for mount in sorted(_mounts_below(directory), reverse=True):
         run(["umount", "--lazy", str(mount)])
-    wait_until(
-        lambda: not _mounts_below(directory), what=f"nothing is mounted below {directory}", timeout_seconds=10
-    )
+    wait_until(lambda: not _mounts_below(directory), what=f"nothing is mounted below {directory}", timeout_seconds=10)
 
 
 def _mounts_below(directory: Path) -> list[Path]:

@@ -95,9 +95,7 @@ def write_credentials(plane: ControlPlane, *, authority: Authority) -> Credentia
         ("kube-proxy", credentials.proxy),
         ("coredns", credentials.dns),
     ):
-        write_kubeconfig(
-            plane.kubeconfig(name), server=plane.url, authority=authority.files.certificate, client=client
-        )
+        write_kubeconfig(plane.kubeconfig(name), server=plane.url, authority=authority.files.certificate, client=client)
     return credentials
 
 
@@ -229,6 +227,4 @@ def free_ports(count: int) -> list[int]:
 
 
 def _start(plane: ControlPlane, name: str, *, command: list[str]) -> processes.ProcessRecord:
-    return processes.start(
-        name, command, records=plane.records, log=plane.log(name), dies_with=plane.dies_with
-    )
+    return processes.start(name, command, records=plane.records, log=plane.log(name), dies_with=plane.dies_with)

@@ -179,9 +179,7 @@ class LocalCluster:
             )
             # Until then the API server refuses every pod of the namespace.
             arguments = ("get", "serviceaccount", "default", "--ignore-not-found", "-o", "name")
-            wait_until(
-                lambda: bool(self._kubectl(*arguments)), what="a default service account", timeout_seconds=60
-            )
+            wait_until(lambda: bool(self._kubectl(*arguments)), what="a default service account", timeout_seconds=60)
         started = sorted({*self._nodes_up(), *(node.index for node in nodes)})
         (self.state / UP).write_text(json.dumps(started))
 
@@ -212,6 +210,4 @@ class LocalCluster:
     def _refuse_neighbours(self) -> None:
         for record in processes.find(("kubelet", "kube-proxy"), argument="--"):
             if record.pid not in {own.pid for own in processes.read_records(self.state / "pids")}:
-                raise UserError(
-                    f"another Kubernetes node runs here ({record.name}, pid {record.pid}): stop it first"
-                )
+                raise UserError(f"another Kubernetes node runs here ({record.name}, pid {record.pid}): stop it first")

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 from e2e.cluster.node import CNI_PLUGINS
-from e2e.cluster.shell import UserError, run_long, say
 from e2e.cluster.paths import cache_directory
+from e2e.cluster.shell import UserError, run_long, say
 
 # Program (or CNI plugin) -> the Debian and Ubuntu package that has it.
 PROGRAMS = {

@@ -5,12 +5,15 @@ from __future__ import annotations
 import shutil
 
 from e2e.cluster.interface import Cluster
+from e2e.cluster.kind import KindCluster
 from e2e.cluster.local import LocalCluster
 from e2e.cluster.shell import CommandError, run
 
 
 def choose(provider: str, *, name: str) -> Cluster:
     """The cluster `name` of the provider `kind`, `local`, or (`auto`) kind where it can run and else local."""
+    if provider == "kind" or (provider == "auto" and has_docker_and_kind()):
+        return KindCluster(name)
     return LocalCluster(name)
 
 

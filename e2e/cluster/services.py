@@ -49,8 +49,7 @@ def dns_manifests(plane: ControlPlane) -> list[dict[str, Any]]:
         "spec": {
             "clusterIP": DNS_SERVICE,
             "ports": [
-                {"name": name, "protocol": protocol, "port": 53, "targetPort": DNS_PORT}
-                for name, protocol in ports
+                {"name": name, "protocol": protocol, "port": 53, "targetPort": DNS_PORT} for name, protocol in ports
             ],
         },
     }

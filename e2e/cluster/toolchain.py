@@ -7,18 +7,16 @@ file keeps two processes from building the same thing. Nothing here starts any o
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from e2e.cluster.gotool import find_go
+from e2e.cluster.locks import exclusive
 from e2e.cluster.paths import cache_directory
 from e2e.cluster.shell import run_long, say
 
@@ -98,7 +96,7 @@ def _built(tool: Tool) -> Path:
     target = cache_directory() / "bin" / f"{tool.module}-{content_hash(tool)}"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _exclusive(target.with_suffix(".lock"), what=f"the build of {tool.module}"):
+        with exclusive(target.with_suffix(".lock"), what=f"the build of {tool.module}"):
             if not target.exists():
                 _build(tool, target=target)
     return target
@@ -127,17 +125,6 @@ def _build(tool: Tool, *, target: Path) -> None:
     finally:
         shutil.rmtree(building, ignore_errors=True)
     say(f"built {tool.module} in {time.monotonic() - started:.0f} s")
-
-
-@contextmanager
-def _exclusive(lock: Path, *, what: str) -> Iterator[None]:
-    with lock.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"another process is at {what}: waiting for it")
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _unused_for_days(directory: Path) -> float:

@@ -102,9 +102,7 @@ class ImageLayout:
         }
         entry = self._write(json.dumps(manifest).encode(), media_type=MANIFEST_TYPE).descriptor()
         entry["annotations"] = {REFERENCE: reference}
-        self._replace_entries(
-            [*(e for e in self._entries() if e["annotations"][REFERENCE] != reference), entry]
-        )
+        self._replace_entries([*(e for e in self._entries() if e["annotations"][REFERENCE] != reference), entry])
 
     def keep(self, references: Collection[str]) -> int:
         """Drops every other image and the blobs that only they had; returns the bytes freed."""
@@ -148,9 +146,7 @@ def single_file_layer(name: str, content: bytes) -> bytes:
 
 
 def _blob(descriptor: dict[str, Any]) -> Blob:
-    return Blob(
-        digest=descriptor["digest"], size_bytes=descriptor["size"], media_type=descriptor["mediaType"]
-    )
+    return Blob(digest=descriptor["digest"], size_bytes=descriptor["size"], media_type=descriptor["mediaType"])
 
 
 def _member(name: str, size_bytes: int, *, mode: int = 0o644) -> tarfile.TarInfo:

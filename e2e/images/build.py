@@ -1,0 +1,34 @@
+"""Every image by its short name: `build("engine")` returns a reference that the image cache has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from e2e.cluster.locks import exclusive
+from e2e.cluster.paths import REPOSITORY, cache_directory
+from e2e.images.buildah import build_app, build_base
+from e2e.images.oci import ImageLayout
+from e2e.images.pause import build_pause
+from e2e.images.recipe import APPS, BASES
+from e2e.images.recipe import image_reference as recipe_reference
+
+NAMES = ("pause", *BASES, *APPS)
+
+
+def build(name: str, *, root: Path = REPOSITORY) -> str:
+    """Builds the image unless the cache has it as the repository is now, and returns its reference.
+
+    Raises KeyError for a name not in NAMES, UserError and CommandError when it cannot be built.
+    """
+    layout = ImageLayout()
+    with exclusive(cache_directory() / "images" / "build.lock", what="building images"):
+        if name == "pause":
+            return build_pause(layout)
+        if name in BASES:
+            return build_base(BASES[name], layout=layout)
+        return build_app(APPS[name], root=root, layout=layout)
+
+
+def image_reference(name: str, *, root: Path = REPOSITORY) -> str:
+    """The reference `build(name)` returns, without building."""
+    return recipe_reference(name, root=root)
