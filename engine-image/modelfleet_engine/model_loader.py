@@ -8,13 +8,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from modelfleet_api.engine_config import EngineConfig
-from modelfleet_kernels import Kernels, select
+from modelfleet_kernels import Kernels, cpu_computes_bfloat16, select
 
 from modelfleet_engine import machine
 from modelfleet_engine.errors import ModelError
@@ -111,7 +111,7 @@ def resolve_dtype(requested: str, *, checkpoint: str) -> torch.dtype:
         return torch.float32
     if checkpoint not in ("bfloat16", "float16"):
         raise ModelError(f"checkpoint dtype {checkpoint!r} is not supported; supported: bfloat16, float16, float32")
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if not cpu_computes_bfloat16():
         _log.warning("this CPU has no bfloat16 instructions: the %s checkpoint is computed in float32", checkpoint)
         return torch.float32
     if checkpoint == "float16":
@@ -130,15 +130,11 @@ def _resolve_device(config: EngineConfig) -> str:
 def _load_weights(
     model_config: ModelConfig, *, model_path: Path, dtype: torch.dtype, kernels: Kernels, phases: StartPhases
 ) -> LlamaModel:
-    with torch.inference_mode():
-        mapping = open_weights(model_path, dtype=dtype)
+    with torch.inference_mode(), ExitStack() as stack:
         with phases.phase("map_weights"):
-            weights = mapping.__enter__()
-        try:
-            with phases.phase("pack_weights"):
-                return build_model(model_config, weights, kernels)
-        finally:
-            mapping.__exit__(None, None, None)
+            weights = stack.enter_context(open_weights(model_path, dtype=dtype))
+        with phases.phase("pack_weights"):
+            return build_model(model_config, weights, kernels)
 
 
 def _cache_request(config: EngineConfig, model_config: ModelConfig, *, dtype: torch.dtype) -> CacheRequest:

@@ -6,6 +6,7 @@ knows no model, no request and no scheduler.
 
 from modelfleet_kernels.kernels import Kernels
 from modelfleet_kernels.registry import BackendUnavailableError, available_backends, select
+from modelfleet_kernels.torch_cpu.linear import cpu_computes_bfloat16
 from modelfleet_kernels.types import PackedLinear, PagedBatch, PreparedBatch
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "PagedBatch",
     "PreparedBatch",
     "available_backends",
+    "cpu_computes_bfloat16",
     "select",
 ]

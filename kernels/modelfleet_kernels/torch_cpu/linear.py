@@ -15,15 +15,24 @@ from modelfleet_kernels.types import PackedLinear
 
 
 @functools.cache
-def has_packed_bfloat16() -> bool:
-    """Whether this torch build has oneDNN's packed linear ops and this CPU computes bfloat16 through them."""
+def cpu_computes_bfloat16() -> bool:
+    """Whether this torch build and this CPU multiply bfloat16 through oneDNN, which needs AVX-512.
+
+    Without it torch falls back to scalar loops, a hundred times slower than float32.
+    """
     if not torch._C._has_mkldnn:
         return False
+    if hasattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported"):
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+
+
+@functools.cache
+def has_packed_bfloat16() -> bool:
+    """Whether oneDNN's packed linear ops can be used for bfloat16."""
     operators = torch.ops.mkldnn
-    names = ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
-    if not all(hasattr(operators, name) for name in names):
-        return False
-    return bool(operators._is_mkldnn_bf16_supported())
+    has_operators = hasattr(operators, "_reorder_linear_weight") and hasattr(operators, "_linear_pointwise")
+    return cpu_computes_bfloat16() and has_operators
 
 
 def pack_linear(weight: Tensor, bias: Tensor | None) -> PackedLinear:

@@ -1,0 +1,90 @@
+"""Paged attention of every CPU backend against a float32 loop over tokens, heads and positions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from modelfleet_kernels import Kernels, available_backends, select
+from modelfleet_kernels.testing import assert_close, nan_filled
+from modelfleet_kernels.torch_cpu import gather
+
+from tests_kernels.batches import Geometry, fill_sequences, make_batch, naive_attention
+
+GEOMETRIES = [
+    Geometry(query_heads=1, kv_heads=1, head_dim=2),
+    Geometry(query_heads=9, kv_heads=3, head_dim=64, block_tokens=5),
+    Geometry(query_heads=4, kv_heads=4, head_dim=6, block_tokens=1),
+    Geometry(query_heads=8, kv_heads=1, head_dim=10, block_tokens=32, blocks=8),
+]
+# (query length, sequence length) per row.
+BATCHES = [
+    [(1, 1)],
+    [(1, 7)],
+    [(3, 3)],
+    [(3, 11)],
+    [(1, 5), (1, 5), (1, 5)],
+    [(1, 1), (1, 9), (1, 16), (1, 2)],
+    [(1, 4), (1, 13), (5, 5), (2, 17), (1, 3)],
+]
+
+
+@pytest.fixture(params=available_backends("cpu"))
+def kernels(request: pytest.FixtureRequest) -> Kernels:
+    """Each backend that runs on CPU."""
+    return select("cpu", request.param)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+@pytest.mark.parametrize("rows", BATCHES, ids=str)
+def test_attention_over_scattered_blocks_equals_the_loop(
+    kernels: Kernels, geometry: Geometry, rows: list[tuple[int, int]], dtype: torch.dtype
+) -> None:
+    batch = make_batch(geometry, rows, dtype=dtype)
+    cache = geometry.cache(dtype, seed=1)
+    fill_sequences(cache, batch, seed=2)
+    tokens = sum(batch.query_lengths)
+    generator = torch.Generator().manual_seed(3)
+    query = torch.randn((tokens, geometry.query_heads, geometry.head_dim), generator=generator).to(dtype)
+    prepared = kernels.prepare(batch, cache, query_heads=geometry.query_heads)
+    out = nan_filled((tokens, geometry.query_heads * geometry.head_dim), dtype)
+    kernels.paged_attention(query, cache, prepared, out=out)
+    assert_close(out, naive_attention(query, cache, batch))
+
+
+def test_a_query_that_is_a_view_of_a_wider_tensor_is_read_through_its_strides(kernels: Kernels) -> None:
+    geometry = Geometry(query_heads=4, kv_heads=2, head_dim=8)
+    batch = make_batch(geometry, [(1, 6), (3, 9)], dtype=torch.float32)
+    cache = geometry.cache(torch.float32, seed=1)
+    fill_sequences(cache, batch, seed=2)
+    wide = torch.randn((4, 7, 8), generator=torch.Generator().manual_seed(3))
+    prepared = kernels.prepare(batch, cache, query_heads=4)
+    assert_close(kernels.paged_attention(wide[:, 2:6], cache, prepared), naive_attention(wide[:, 2:6], cache, batch))
+
+
+def test_a_row_attends_to_the_same_values_alone_and_in_a_batch(kernels: Kernels) -> None:
+    geometry = Geometry(query_heads=4, kv_heads=2, head_dim=16, blocks=128)
+    rows = [(1, 40), (1, 3), (1, 41), (6, 19)]
+    batch = make_batch(geometry, rows, dtype=torch.float32)
+    cache = geometry.cache(torch.float32, seed=1)
+    fill_sequences(cache, batch, seed=2)
+    query = torch.randn((9, 4, 16), generator=torch.Generator().manual_seed(3))
+    together = kernels.paged_attention(query, cache, kernels.prepare(batch, cache, query_heads=4))
+    alone = make_batch(geometry, rows[:1], dtype=torch.float32)
+    assert torch.equal(alone.block_tables[0], batch.block_tables[0, :10])
+    single = kernels.paged_attention(query[:1], cache, kernels.prepare(alone, cache, query_heads=4))
+    assert_close(single, together[:1])
+
+
+def test_long_and_many_rows_are_split_to_bound_the_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
+    geometry = Geometry(query_heads=2, kv_heads=1, head_dim=4)
+    batch = make_batch(geometry, [(1, 9), (1, 9), (1, 10), (1, 2), (1, 40)], dtype=torch.float32)
+    cache = geometry.cache(torch.float32, seed=1)
+    fill_sequences(cache, batch, seed=2)
+    # Room for two rows of 3 blocks: 2 * 1 * 3 * 4 * 4 elements each.
+    monkeypatch.setattr(gather, "MAX_GATHERED_ELEMENTS", 200)
+    prepared = gather.prepare(batch, cache, query_heads=2)
+    assert [(group.rows, group.kv_length) for group in prepared.groups] == [(1, 40), (2, 10), (1, 9), (1, 2)]
+    query = torch.randn((5, 2, 4), generator=torch.Generator().manual_seed(3))
+    out = select("cpu", "torch_cpu").paged_attention(query, cache, prepared)
+    assert_close(out, naive_attention(query, cache, batch))

@@ -1,0 +1,92 @@
+"""Linear, RMS norm and the gated activation of every CPU backend against float32 loops over rows."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from modelfleet_kernels import Kernels, available_backends, select
+from modelfleet_kernels.testing import assert_close, nan_filled
+from torch import Tensor
+
+DTYPES = [torch.float32, torch.bfloat16]
+# Tokens, features: none, one, odd, wide.
+SHAPES = [(0, 8), (1, 1), (1, 8), (3, 7), (5, 576), (33, 130)]
+
+
+@pytest.fixture(params=available_backends("cpu"))
+def kernels(request: pytest.FixtureRequest) -> Kernels:
+    """Each backend that runs on CPU."""
+    return select("cpu", request.param)
+
+
+def random(*shape: int, seed: int, dtype: torch.dtype) -> Tensor:
+    """Normal numbers."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("out_features", [1, 6, 65])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_linear_equals_a_product_per_row(
+    kernels: Kernels, shape: tuple[int, int], dtype: torch.dtype, out_features: int, has_bias: bool
+) -> None:
+    inputs = random(*shape, seed=1, dtype=dtype)
+    weight = random(out_features, shape[1], seed=2, dtype=dtype)
+    bias = random(out_features, seed=3, dtype=dtype) if has_bias else None
+    expected = torch.zeros((shape[0], out_features))
+    for row in range(shape[0]):
+        for feature in range(out_features):
+            expected[row, feature] = inputs[row].double() @ weight[feature].double()
+            if bias is not None:
+                expected[row, feature] += bias[feature].float()
+    packed = kernels.pack_linear(weight, bias)
+    weight.fill_(float("nan"))
+    out = nan_filled(expected.shape, dtype)
+    assert_close(kernels.linear(inputs, packed, out=out), expected)
+
+
+def test_linear_reads_inputs_through_their_strides(kernels: Kernels) -> None:
+    wide = random(4, 12, seed=1, dtype=torch.bfloat16)
+    weight = random(5, 6, seed=2, dtype=torch.bfloat16)
+    packed = kernels.pack_linear(weight)
+    assert_close(kernels.linear(wide[:, 3:9], packed), wide[:, 3:9].float() @ weight.float().T)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_rms_norm_equals_a_loop_over_rows(
+    kernels: Kernels, shape: tuple[int, int], dtype: torch.dtype, scale: float
+) -> None:
+    inputs = (random(*shape, seed=1, dtype=torch.float32) * scale).to(dtype)
+    weight = random(shape[1], seed=2, dtype=dtype)
+    expected = torch.zeros(shape)
+    for row in range(shape[0]):
+        mean = sum(float(value) ** 2 for value in inputs[row]) / shape[1]
+        expected[row] = inputs[row].float() / math.sqrt(mean + 1e-5) * weight.float()
+    out = nan_filled(shape, dtype)
+    assert_close(kernels.rms_norm(inputs, weight, epsilon=1e-5, out=out), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_add_rms_norm_adds_in_place_and_norms_the_sum(kernels: Kernels, dtype: torch.dtype) -> None:
+    inputs, residual = random(3, 10, seed=1, dtype=dtype), random(3, 10, seed=2, dtype=dtype)
+    weight = random(10, seed=3, dtype=dtype)
+    total = inputs + residual
+    out = kernels.add_rms_norm(inputs, residual, weight, epsilon=1e-6, out=nan_filled((3, 10), dtype))
+    assert torch.equal(residual, total)
+    assert torch.equal(out, kernels.rms_norm(total, weight, epsilon=1e-6))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_silu_mul_equals_a_loop_over_rows(kernels: Kernels, shape: tuple[int, int], dtype: torch.dtype) -> None:
+    gate_up = random(shape[0], 2 * shape[1], seed=1, dtype=dtype) * 4
+    expected = torch.zeros(shape)
+    for row in range(shape[0]):
+        gate, up = gate_up[row, : shape[1]].float(), gate_up[row, shape[1] :].float()
+        expected[row] = gate / (1 + torch.exp(-gate)) * up
+    assert_close(kernels.silu_mul(gate_up, out=nan_filled(shape, dtype)), expected)
