@@ -1,0 +1,139 @@
+"""The bridge between asyncio and the engine's thread: routing, refusal, abort, failure."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from modelfleet_engine.bridge import Bridge, Generation
+from modelfleet_engine.errors import GenerationCutError, RequestError
+from modelfleet_engine.load import RequestCounts
+from modelfleet_engine.request import FinishReason
+from modelfleet_engine.scheduler import Scheduler
+
+from tests_engine.fake_device import FakeDevice, expected_tokens
+from tests_engine.scheduling import MODEL, VOCAB_SIZE, limits, request
+
+
+def _device(*, gate: threading.Event | None = None, fail_at_step: int | None = None) -> FakeDevice:
+    return FakeDevice(
+        model=MODEL, vocab_size=VOCAB_SIZE, kv_blocks=64, block_tokens=4, gate=gate, fail_at_step=fail_at_step
+    )
+
+
+@asynccontextmanager
+async def _bridge(
+    device: FakeDevice, *, max_queued: int = 4, on_failure: Callable[[Exception], None] | None = None
+) -> AsyncIterator[Bridge]:
+    bridge = Bridge(
+        device=device,
+        scheduler=Scheduler(limits(seqs=2)),
+        counts=RequestCounts(),
+        max_queued=max_queued,
+        on_failure=on_failure or (lambda error: pytest.fail(str(error))),
+    )
+    try:
+        yield bridge
+    finally:
+        bridge.close()
+        while bridge.is_alive():
+            await asyncio.sleep(0.001)
+
+
+async def _collect(generation: Generation, choices: int = 1) -> dict[int, list[int]]:
+    tokens: dict[int, list[int]] = {index: [] for index in range(choices)}
+    unfinished = choices
+    while unfinished:
+        for event in await generation.next_events():
+            tokens[event.index].append(event.token_id)
+            unfinished -= event.finish_reason is not None
+    return tokens
+
+
+async def test_each_call_gets_its_own_tokens_in_order() -> None:
+    async with _bridge(_device()) as bridge:
+        first = bridge.submit([request("a", max_tokens=9), request("b", prompt=(7,), max_tokens=5)])
+        second = bridge.submit([request("c", prompt=(8, 8), max_tokens=12)])
+
+        results = await asyncio.gather(_collect(first, 2), _collect(second))
+
+    assert results[0] == {
+        0: expected_tokens(MODEL, (1, 2, 3), max_tokens=9),
+        1: expected_tokens(MODEL, (7,), max_tokens=5),
+    }
+    assert results[1] == {0: expected_tokens(MODEL, (8, 8), max_tokens=12)}
+    assert bridge.outstanding == 0
+
+
+async def test_a_full_queue_is_a_429_with_a_hint_when_to_return() -> None:
+    gate = threading.Event()
+    async with _bridge(_device(gate=gate), max_queued=1) as bridge:
+        generation = bridge.submit([request("a"), request("b"), request("c")])
+
+        with pytest.raises(RequestError) as refusal:
+            bridge.submit([request("d")])
+
+        assert (refusal.value.status, refusal.value.code) == (429, "queue_full")
+        assert refusal.value.retry_after_seconds == 1
+        assert "at most 3 sequences may run or wait, 3 do and 1 more" in refusal.value.message
+        gate.set()
+        await _collect(generation, 3)
+        await _collect(bridge.submit([request("d")]))
+
+
+async def test_closing_a_generation_aborts_what_still_runs() -> None:
+    async with _bridge(_device()) as bridge:
+        generation = bridge.submit([request("a", max_tokens=100)])
+        await generation.next_events()
+
+        generation.close()
+
+        assert bridge.outstanding == 0
+        await _collect(bridge.submit([request("b", max_tokens=3)]))
+        while bridge.stats.scheduler.running:
+            await asyncio.sleep(0.001)
+        assert bridge.stats.scheduler.kv_blocks_used == 0
+        assert bridge.stats.scheduler.steps < 100
+
+
+async def test_an_engine_failure_reaches_every_call_and_the_server() -> None:
+    failures: list[Exception] = []
+    async with _bridge(_device(fail_at_step=4), on_failure=failures.append) as bridge:
+        generation = bridge.submit([request("a", max_tokens=50)])
+
+        with pytest.raises(GenerationCutError) as cut:
+            await _collect(generation)
+
+        assert (cut.value.status, cut.value.code) == (500, "engine_failed")
+        assert [str(failure) for failure in failures] == ["the fake device broke"]
+        with pytest.raises(GenerationCutError):
+            bridge.submit([request("b")])
+
+
+async def test_cutting_tells_every_call_and_admits_no_more() -> None:
+    async with _bridge(_device()) as bridge:
+        generations = [bridge.submit([request(name, max_tokens=100)]) for name in "abc"]
+        await generations[0].next_events()
+        error = GenerationCutError("over", status=503, code="engine_draining")
+
+        assert bridge.cut_all(error) == 3
+
+        for generation in generations:
+            with pytest.raises(GenerationCutError, match="over"):
+                await _collect(generation)
+        with pytest.raises(GenerationCutError, match="over"):
+            bridge.submit([request("d")])
+
+
+async def test_the_last_event_says_why_a_sequence_ended() -> None:
+    stop = frozenset({expected_tokens(MODEL, (1, 2, 3), max_tokens=3)[2]})
+    async with _bridge(_device()) as bridge:
+        generation = bridge.submit([request("a", max_tokens=50, stop_token_ids=stop)])
+        reasons: list[FinishReason | None] = []
+        while not reasons or reasons[-1] is None:
+            reasons.extend(event.finish_reason for event in await generation.next_events())
+
+    assert reasons == [None, None, FinishReason.STOP]

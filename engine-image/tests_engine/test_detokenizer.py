@@ -1,0 +1,135 @@
+"""Streaming text: characters stay whole, stop strings are found wherever token boundaries fall."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from modelfleet_engine.detokenizer import IncrementalDetokenizer, StopStrings
+
+from tests_engine.tiny_model import BOS, EOS_ID, byte_tokenizer, encode
+
+TEXTS = [
+    "plain text",
+    "Grüße aus Köln, 10 € bitte",
+    "日本語のテキスト",
+    "👩‍👩‍👧‍👦 family 🏳️‍🌈 flag",
+    "a" * 200,
+]
+TOKENIZER = byte_tokenizer()
+
+
+def _decode(token_ids: object) -> str:
+    return str(TOKENIZER.decode(list(token_ids), skip_special_tokens=True))  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_the_pieces_make_the_whole_text_and_no_piece_splits_a_character(text: str) -> None:
+    detokenizer = IncrementalDetokenizer(_decode, prompt_token_ids=encode("the prompt: ä"))
+
+    pieces = [detokenizer.feed(token_id) for token_id in encode(text)]
+
+    assert "".join(pieces) == text
+    assert detokenizer.flush() == ""
+    assert not any("\ufffd" in piece for piece in pieces)
+
+
+def test_a_character_comes_with_its_last_byte() -> None:
+    detokenizer = IncrementalDetokenizer(_decode)
+
+    assert [detokenizer.feed(token_id) for token_id in encode("€1")] == ["", "", "€", "1"]
+
+
+def test_a_character_cut_at_the_end_is_flushed_as_what_a_decoder_makes_of_it() -> None:
+    tokens = encode("ab€")[:-1]
+    detokenizer = IncrementalDetokenizer(_decode)
+
+    pieces = [detokenizer.feed(token_id) for token_id in tokens]
+
+    assert pieces == ["a", "b", "", ""]
+    assert "".join(pieces) + detokenizer.flush() == _decode(tokens)
+
+
+def test_bytes_that_never_become_a_character_do_not_block_the_text() -> None:
+    continuation = encode("€")[1]
+    detokenizer = IncrementalDetokenizer(_decode)
+
+    pieces = [detokenizer.feed(continuation) for _ in range(30)] + [detokenizer.feed(encode("x")[0])]
+
+    assert "".join(pieces) == "\ufffd" * 30 + "x"
+    assert any(pieces[:10])
+
+
+def test_special_tokens_are_no_text() -> None:
+    detokenizer = IncrementalDetokenizer(_decode, prompt_token_ids=TOKENIZER.encode(BOS).ids)
+
+    assert detokenizer.feed(EOS_ID) == ""
+    assert detokenizer.feed(encode("x")[0]) == "x"
+
+
+def test_the_cost_of_a_token_does_not_grow_with_the_text() -> None:
+    lengths: list[int] = []
+
+    def decode(token_ids: object) -> str:
+        lengths.append(len(token_ids))  # type: ignore[arg-type]
+        return _decode(token_ids)
+
+    detokenizer = IncrementalDetokenizer(decode)
+    for token_id in encode("long " * 400):
+        detokenizer.feed(token_id)
+
+    assert max(lengths) <= 16
+
+
+def test_a_stop_string_is_cut_out_with_all_that_follows() -> None:
+    stops = StopStrings(["STOP"])
+
+    assert stops.feed("hello STOP world") == ("hello ", True)
+
+
+def test_a_stop_string_is_found_across_pieces_and_never_leaks() -> None:
+    stops = StopStrings(["<end>"])
+
+    assert [stops.feed(piece) for piece in ["a<", "e", "nd", ">b"]] == [
+        ("a", False),
+        ("", False),
+        ("", False),
+        ("", True),
+    ]
+
+
+def test_text_that_only_looked_like_a_stop_string_comes_out_later() -> None:
+    stops = StopStrings(["<end>"])
+
+    assert [stops.feed(piece) for piece in ["a<en", "t", "<e"]] == [("a", False), ("<ent", False), ("", False)]
+    assert stops.flush() == "<e"
+    assert stops.flush() == ""
+
+
+def test_the_earliest_of_several_stop_strings_counts() -> None:
+    assert StopStrings(["c", "bc"]).feed("abc") == ("a", True)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_split_of_a_text_gives_the_same_result(seed: int) -> None:
+    chance = random.Random(seed)
+    text = "".join(chance.choice("ab") for _ in range(40))
+    stop_strings = ["aab", "bbbb", "abab"]
+    stops = StopStrings(stop_strings)
+    out = ""
+    rest = text
+    is_stopped = False
+    while rest and not is_stopped:
+        size = chance.randint(1, 5)
+        piece, is_stopped = stops.feed(rest[:size])
+        out, rest = out + piece, rest[size:]
+    if not is_stopped:
+        out += stops.flush()
+
+    # The first stop string to be complete ends the text, however it is split.
+    ends = [position + len(stop) for stop in stop_strings if (position := text.find(stop)) >= 0]
+    assert is_stopped == bool(ends)
+    assert text.startswith(out)
+    assert not any(stop in out for stop in stop_strings)
+    if not ends:
+        assert out == text

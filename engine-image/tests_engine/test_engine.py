@@ -1,0 +1,179 @@
+"""The engine loop over an asynchronous device: one step ahead, quiet when idle, loud when something breaks."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from modelfleet_engine.engine import Abort, Close, Engine, Failed, Submit, Update
+from modelfleet_engine.request import FinishReason
+from modelfleet_engine.scheduler import Scheduler
+
+from tests_engine.fake_device import FakeDevice, expected_tokens
+from tests_engine.scheduling import MODEL, VOCAB_SIZE, limits, request
+
+
+@dataclass
+class Outbox:
+    """Collects what the engine publishes; `wait_finished` blocks until so many requests ended."""
+
+    updates: list[Update] = field(default_factory=list)
+    failures: list[Exception] = field(default_factory=list)
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def publish(self, message: Update | Failed) -> None:
+        with self.changed:
+            if isinstance(message, Failed):
+                self.failures.append(message.error)
+            else:
+                self.updates.append(message)
+            self.changed.notify_all()
+
+    @property
+    def tokens(self) -> dict[str, list[int]]:
+        tokens: dict[str, list[int]] = {}
+        for update in self.updates:
+            for output in update.outputs:
+                tokens.setdefault(output.request_id, []).append(output.token_id)
+        return tokens
+
+    @property
+    def finished(self) -> dict[str, FinishReason]:
+        outputs = [output for update in self.updates for output in update.outputs]
+        return {output.request_id: output.finish_reason for output in outputs if output.finish_reason}
+
+    def wait_finished(self, count: int) -> None:
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(self.finished) >= count, timeout=10)
+
+
+def _device(**behaviour: object) -> FakeDevice:
+    device = FakeDevice(model=MODEL, vocab_size=VOCAB_SIZE, kv_blocks=64, block_tokens=4)
+    for name, value in behaviour.items():
+        setattr(device, name, value)
+    return device
+
+
+@contextmanager
+def _running(device: FakeDevice) -> Iterator[tuple[Engine, Outbox, threading.Thread]]:
+    outbox = Outbox()
+    engine = Engine(device=device, scheduler=Scheduler(limits()), publish=outbox.publish)
+    thread = threading.Thread(target=engine.run)
+    thread.start()
+    try:
+        yield engine, outbox, thread
+    finally:
+        engine.send(Close())
+        thread.join(timeout=10)
+    assert not thread.is_alive()
+
+
+def test_requests_come_back_with_the_tokens_of_the_model() -> None:
+    with _running(_device()) as (engine, outbox, _):
+        engine.send(Submit(requests=(request("a", max_tokens=20), request("b", prompt=(9, 8), max_tokens=30))))
+        outbox.wait_finished(2)
+
+    assert outbox.tokens == {
+        "a": expected_tokens(MODEL, (1, 2, 3), max_tokens=20),
+        "b": expected_tokens(MODEL, (9, 8), max_tokens=30),
+    }
+
+
+def test_each_step_is_submitted_before_the_result_of_the_step_before_is_waited_for() -> None:
+    device = _device(step_seconds=0.001)
+    with _running(device) as (engine, outbox, _):
+        engine.send(Submit(requests=(request("a", max_tokens=40),)))
+        outbox.wait_finished(1)
+
+    steps = 40
+    assert sorted(device.events) == sorted(
+        [("submit", step) for step in range(steps)] + [("wait", step) for step in range(steps)]
+    )
+    order = {event: position for position, event in enumerate(device.events)}
+    assert all(order["submit", step + 1] < order["wait", step] for step in range(steps - 1))
+    # And not further ahead: a disconnect must not find a queue of steps already submitted.
+    assert all(order["wait", step] < order["submit", step + 2] for step in range(steps - 2))
+
+
+def test_an_idle_engine_uses_no_processor_time() -> None:
+    with _running(_device()) as (engine, outbox, _):
+        engine.send(Submit(requests=(request("a", max_tokens=5),)))
+        outbox.wait_finished(1)
+        before = time.process_time()
+        time.sleep(0.3)
+        used = time.process_time() - before
+
+        assert engine.step_started_seconds is None
+    assert used < 0.05
+
+
+def test_an_abort_is_obeyed_before_the_next_step_is_planned() -> None:
+    gate = threading.Event()
+    device = _device(gate=gate)
+    with _running(device) as (engine, outbox, _):
+        engine.send(Submit(requests=(request("gone", max_tokens=60), request("stays", max_tokens=6))))
+        while len(device.events) < 3:
+            time.sleep(0.001)
+        engine.send(Abort(request_ids=("gone",)))
+        gate.set()
+        outbox.wait_finished(1)
+
+    # Steps 0 and 1 were submitted before; the result of step 0 is not wanted any more.
+    assert len(outbox.tokens.get("gone", [])) <= 1
+    assert outbox.finished == {"stays": FinishReason.LENGTH}
+
+
+def test_a_step_that_hangs_can_be_seen_from_outside() -> None:
+    gate = threading.Event()
+    with _running(_device(gate=gate)) as (engine, outbox, _):
+        engine.send(Submit(requests=(request("a", max_tokens=2),)))
+        while engine.step_started_seconds is None:
+            time.sleep(0.001)
+        time.sleep(0.05)
+        age = time.monotonic() - engine.step_started_seconds
+        gate.set()
+        outbox.wait_finished(1)
+
+    assert age >= 0.05
+
+
+def test_an_error_of_the_device_ends_the_loop_and_is_published() -> None:
+    error = RuntimeError("illegal memory access")
+    device = _device(fail_at_step=3, failure=error)
+    with _running(device) as (engine, outbox, thread):
+        engine.send(Submit(requests=(request("a", max_tokens=20),)))
+        thread.join(timeout=10)
+        assert not thread.is_alive()
+
+    assert outbox.failures == [error]
+    assert len(outbox.tokens["a"]) == 3
+
+
+def test_a_leak_is_found_when_the_engine_gets_idle() -> None:
+    outbox = Outbox()
+    scheduler = Scheduler(limits())
+    engine = Engine(device=_device(), scheduler=scheduler, publish=outbox.publish)
+    scheduler._blocks.allocate(count=1)
+
+    engine.run()
+
+    assert [str(error) for error in outbox.failures] == ["idle, yet 1 KV blocks are held"]
+
+
+def test_the_stats_count_steps_tokens_and_time() -> None:
+    with _running(_device(step_seconds=0.001)) as (engine, outbox, _):
+        engine.send(Submit(requests=(request("a", prompt=(1,) * 10, max_tokens=30),)))
+        outbox.wait_finished(1)
+
+    stats = outbox.updates[-1].stats
+    assert stats.scheduler.steps == 30
+    assert stats.computed_tokens == 10 + 29
+    assert stats.busy_seconds == pytest.approx(0.03, rel=2)
+    assert stats.busy_seconds >= 0.03
+    assert stats.step_time is not None
+    assert stats.step_time.observed_steps == 16
+    assert [name for update in outbox.updates for name in update.admitted_request_ids] == ["a"]
