@@ -126,9 +126,12 @@ class Server:
         tokenizer_task = asyncio.get_running_loop().run_in_executor(
             serving.tokenizer_pool, _timed, ModelTokenizer, Path(self._config.model_path)
         )
-        loaded, _ = await _in_daemon_thread(lambda: _timed(self._loader, self._config))
+        loaded, load_seconds = await _in_daemon_thread(lambda: _timed(self._loader, self._config))
         tokenizer, tokenizer_seconds = await tokenizer_task
-        serving.start_phases.update({"tokenizer": tokenizer_seconds, **loaded.phases})
+        serving.start_phases["tokenizer"] = tokenizer_seconds
+        # What the loader does not account for is the import of its libraries.
+        serving.start_phases["import_torch"] = load_seconds - sum(loaded.phases.values())
+        serving.start_phases.update(loaded.phases)
         serving.model = self._ready_model(loaded, tokenizer)
         serving.phase = PHASE_READY
         total_seconds = time.monotonic() - self._started_seconds

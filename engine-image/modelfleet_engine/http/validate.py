@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import orjson
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from modelfleet_engine.errors import RequestError
 from modelfleet_engine.http.schema import SamplingBody
@@ -75,7 +76,7 @@ def parse_body(raw: bytes, body_type: type[Body]) -> Body:
     try:
         return body_type.model_validate(_without_neutral_fields(value))
     except ValidationError as error:
-        raise _request_error(error, known_fields=body_type.model_fields) from error
+        raise _request_error(error) from error
 
 
 def _without_neutral_fields(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,15 +102,14 @@ def _drop(fields: Mapping[str, Any], neutral: Mapping[str, tuple[object, ...]]) 
     }
 
 
-def _request_error(error: ValidationError, *, known_fields: Mapping[str, object]) -> RequestError:
+def _request_error(error: ValidationError) -> RequestError:
     """The first violation as an OpenAI error."""
-    problem = error.errors(include_url=False)[0]
-    location = list(problem["loc"])
+    problem = _most_telling(error.errors(include_url=False))
     if problem["type"] == "value_error":
         # Our own cross-field rules start with the field they blame.
         param, _, message = str(problem["ctx"]["error"]).partition(": ")
         return RequestError(f"{param}: {message}", param=param, code="invalid_value")
-    param = _path(location, known_fields)
+    param = _path(problem["loc"])
     match problem["type"]:
         case "missing":
             return RequestError(f"Missing required field: {param}.", param=param, code="missing_field")
@@ -120,16 +120,26 @@ def _request_error(error: ValidationError, *, known_fields: Mapping[str, object]
     return RequestError(f"{param}: {problem['msg']}, given {shown}.", param=param, code="invalid_value")
 
 
-def _path(location: list[int | str], known_fields: Mapping[str, object]) -> str:
+def _most_telling(problems: list[ErrorDetails]) -> ErrorDetails:
+    """The first problem; for a field of several allowed types, that of the type that was meant.
+
+    pydantic reports every branch of a union: "not a string" tells nothing about a list with one bad item.
+    """
+    first = problems[0]
+    same_field = [problem for problem in problems if problem["loc"][:1] == first["loc"][:1]]
+    contents = [problem for problem in same_field if not problem["type"].endswith("_type")]
+    return contents[0] if contents else first
+
+
+def _path(location: tuple[int | str, ...]) -> str:
     """`messages[0].content` from pydantic's location, without the names of union branches."""
-    top = str(location[0])
-    path = top
+    path = str(location[0])
     for part in location[1:]:
         if isinstance(part, int):
             path += f"[{part}]"
-        elif part.isidentifier() and part not in _UNION_BRANCHES and top in known_fields:
+        elif part.isidentifier() and part not in _UNION_BRANCHES:
             path += f".{part}"
     return path
 
 
-_UNION_BRANCHES = frozenset({"str", "constrained", "list", "function"})
+_UNION_BRANCHES = frozenset({"str"})

@@ -1,0 +1,253 @@
+"""The OpenAI endpoints of a real server process, asked by the real `openai` client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Iterator
+
+import openai
+import pytest
+from openai.types.chat import ChatCompletionMessageParam
+from modelfleet_api.protocol import Load
+
+from tests_engine.server_process import ServerProcess, fake_server
+from tests_engine.tiny_model import encode, write_tiny_model
+
+MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hello"}]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    directory = write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+    with fake_server(directory, "--served-model-name", "alphabet") as process:
+        yield process
+
+
+@pytest.fixture
+def client(server: ServerProcess) -> Iterator[openai.OpenAI]:
+    with server.client() as client:
+        yield client
+
+
+def test_a_chat_answer_comes_whole(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(model="alphabet", messages=MESSAGES, max_tokens=5)
+
+    assert answer.object == "chat.completion"
+    assert answer.model == "alphabet"
+    assert answer.choices[0].message.role == "assistant"
+    assert answer.choices[0].message.content == "abcde"
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.usage is not None
+    assert answer.usage.model_dump(exclude_none=True) == {
+        "prompt_tokens": 24,
+        "completion_tokens": 5,
+        "total_tokens": 29,
+        "prompt_tokens_details": {"cached_tokens": 0},
+    }
+
+
+def test_a_chat_answer_streams_token_by_token_with_usage_at_its_end(client: openai.OpenAI) -> None:
+    chunks = list(
+        client.chat.completions.create(
+            model="alphabet",
+            messages=MESSAGES,
+            max_completion_tokens=4,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
+
+    assert chunks[0].choices[0].delta.role == "assistant"
+    texts = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices]
+    assert "".join(text or "" for text in texts) == "abcd"
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "length"
+    assert [chunk.usage is None for chunk in chunks] == [True] * (len(chunks) - 1) + [False]
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens == 4
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_no_usage_chunk_comes_unasked(client: openai.OpenAI) -> None:
+    chunks = list(client.completions.create(model="alphabet", prompt="a", max_tokens=3, stream=True))
+
+    assert all(chunk.usage is None and len(chunk.choices) == 1 for chunk in chunks)
+    assert "".join(chunk.choices[0].text for chunk in chunks) == "bcd"
+
+
+def test_a_completion_takes_text_or_token_ids_one_or_many(client: openai.OpenAI) -> None:
+    prompts: list[Any] = ["xyz", list(encode("xyz")), ["xyz", "b"], [list(encode("xyz")), list(encode("b"))]]
+
+    answers = [client.completions.create(model="alphabet", prompt=prompt, max_tokens=2) for prompt in prompts]
+
+    texts = [[choice.text for choice in answer.choices] for answer in answers]
+    assert texts == [["ab"], ["ab"], ["ab", "cd"], ["ab", "cd"]]
+    assert [choice.index for choice in answers[2].choices] == [0, 1]
+
+
+def test_a_completion_without_a_limit_ends_after_openais_sixteen_tokens(client: openai.OpenAI) -> None:
+    answer = client.completions.create(model="alphabet", prompt="a")
+
+    assert answer.choices[0].text == "bcdefghijklmnopq"
+
+
+def test_several_choices_are_numbered_and_counted_together(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(model="alphabet", messages=MESSAGES, max_tokens=3, n=3)
+    chunks = client.completions.create(model="alphabet", prompt="a", max_tokens=2, n=2, stream=True)
+
+    assert [(choice.index, choice.message.content) for choice in answer.choices] == [
+        (0, "abc"),
+        (1, "abc"),
+        (2, "abc"),
+    ]
+    assert answer.usage is not None
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (24, 9)
+    texts = {0: "", 1: ""}
+    for chunk in chunks:
+        texts[chunk.choices[0].index] += chunk.choices[0].text
+    assert texts == {0: "bc", 1: "bc"}
+
+
+def test_a_stop_string_ends_the_text_before_itself(client: openai.OpenAI) -> None:
+    whole = client.completions.create(model="alphabet", prompt="a", max_tokens=20, stop=["zz", "fgh"])
+    streamed = list(client.completions.create(model="alphabet", prompt="a", max_tokens=20, stop="fgh", stream=True))
+
+    assert (whole.choices[0].text, whole.choices[0].finish_reason) == ("bcde", "stop")
+    assert "".join(chunk.choices[0].text for chunk in streamed) == "bcde"
+    assert streamed[-1].choices[0].finish_reason == "stop"
+
+
+def test_a_stop_token_ends_the_text_and_min_tokens_holds_it_off(client: openai.OpenAI) -> None:
+    (stop_id,) = encode("e")
+
+    def text(**extra: object) -> str:
+        body = {"stop_token_ids": [stop_id], **extra}
+        answer = client.completions.create(model="alphabet", prompt="a", max_tokens=9, extra_body=body)
+        return f"{answer.choices[0].text} {answer.choices[0].finish_reason}"
+
+    assert text() == "bcd stop"
+    # "e" may not be drawn as the fourth token; the fake device then takes the next id, "f".
+    assert text(min_tokens=6) == "bcdfghijk length"
+
+
+def test_a_stop_string_counts_only_from_min_tokens_on(client: openai.OpenAI) -> None:
+    answer = client.completions.create(
+        model="alphabet", prompt="a", max_tokens=40, stop="d", extra_body={"min_tokens": 10}
+    )
+
+    assert answer.choices[0].text == "bcdefghijklmnopqrstuvwxyzabc"
+
+
+def test_harmless_and_neutral_fields_change_nothing(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="alphabet",
+        messages=[{"role": "developer", "content": [{"type": "text", "text": "be"}]}, *MESSAGES],
+        max_tokens=2,
+        user="me",
+        metadata={"a": "b"},
+        store=False,
+        service_tier="auto",
+        tools=[],
+        tool_choice="none",
+        response_format={"type": "text"},
+        logprobs=False,
+        logit_bias={},
+        extra_body={"stop": None, "top_k": -1, "min_p": 0.1, "seed": 5, "best_of": 1},
+    )
+
+    assert answer.choices[0].message.content == "ab"
+
+
+def test_the_model_is_listed_with_its_context_length(client: openai.OpenAI, server: ServerProcess) -> None:
+    (card,) = client.models.list().data
+
+    assert (card.id, card.model_extra) == (
+        "alphabet",
+        {"root": "alphabet", "max_model_len": 4096},
+    )
+    assert client.models.retrieve("alphabet").id == "alphabet"
+    assert server.get("/v1/models/other").status == 404
+
+
+def test_an_unknown_model_is_a_404_that_says_what_is_served(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as refusal:
+        client.completions.create(model="gpt-4", prompt="a")
+
+    assert refusal.value.code == "model_not_found"
+    assert refusal.value.param == "model"
+    assert "`gpt-4` does not exist here; served: alphabet" in str(refusal.value)
+
+
+def test_a_prompt_that_is_too_long_is_refused_with_the_numbers(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as refusal:
+        client.completions.create(model="alphabet", prompt="a" * 4090, max_tokens=10)
+
+    assert refusal.value.code == "context_length_exceeded"
+    assert "maximum context length is 4096 tokens" in str(refusal.value)
+    assert "4090 tokens in prompt and 10 for the answer" in str(refusal.value)
+
+
+def test_a_prompt_that_just_fits_is_served(client: openai.OpenAI) -> None:
+    answer = client.completions.create(model="alphabet", prompt="a" * 4094, max_tokens=2)
+
+    assert answer.choices[0].text == "bc"
+
+
+def test_eight_streams_share_each_forward_pass(server: ServerProcess) -> None:
+    def steps() -> int:
+        return Load.model_validate(server.get("/load").json()).counters.steps
+
+    async def stream(client: openai.AsyncOpenAI, prompt: str, max_tokens: int) -> str:
+        chunks = await client.completions.create(model="alphabet", prompt=prompt, max_tokens=max_tokens, stream=True)
+        return "".join([chunk.choices[0].text async for chunk in chunks])
+
+    async def all_streams() -> list[str]:
+        async with server.async_client() as client:
+            jobs = [stream(client, "a" * (index + 1), 100 + index) for index in range(8)]
+            return await asyncio.gather(*jobs)
+
+    before = steps()
+    texts = asyncio.run(all_streams())
+
+    assert [len(text) for text in texts] == list(range(100, 108))
+    assert steps() - before <= 1.2 * 107
+
+
+def test_a_client_that_goes_away_frees_its_place(server: ServerProcess) -> None:
+    body = {"model": "alphabet", "prompt": "a", "max_tokens": 4000, "stream": True}
+    with contextlib.closing(server.connect()) as connection:
+        connection.request("POST", "/v1/completions", body=json.dumps(body))
+        connection.getresponse().read(1)
+
+    deadline_steps = 500
+    load = Load.model_validate(server.get("/load").json())
+    begun = load.counters.steps
+    while load.running or load.kv_blocks_used:
+        load = Load.model_validate(server.get("/load").json())
+        assert load.counters.steps - begun < deadline_steps
+    assert 'finished_reason="abort"' in server.get("/metrics").text
+
+
+def test_the_request_id_of_the_client_comes_back_and_is_logged(server: ServerProcess) -> None:
+    body = {"model": "alphabet", "prompt": "a", "max_tokens": 3}
+    given = server.post("/v1/completions", body, headers={"x-request-id": "mine-1"})
+    streamed = server.post("/v1/completions", {**body, "stream": True}, headers={"x-request-id": "mine-2"})
+    made_up = server.post("/v1/completions", body, headers={"x-request-id": "x" * 300})
+
+    assert given.headers["x-request-id"] == "mine-1"
+    assert streamed.headers["x-request-id"] == "mine-2"
+    assert len(made_up.headers["x-request-id"]) == 32
+    (line,) = [line for line in server.lines if line.get("request_id") == "mine-1"]
+    assert line["status"] == 200
+    assert (line["prompt_tokens"], line["completion_tokens"]) == (1, 3)
+
+
+def test_probes_and_reports_answer(server: ServerProcess) -> None:
+    assert server.get("/health").json() == {"status": "ok"}
+    assert server.get("/ready").json() == {"ready": True, "phase": "ready"}
+    load = Load.model_validate(server.get("/load").json())
+    assert (load.model, load.ready, load.draining, load.block_tokens) == ("alphabet", True, False, 16)
+    assert list(load.start_phases) == ["imports", "tokenizer", "import_torch", "weights", "warmup"]
+    assert load.kv_blocks_total == 1024
