@@ -22,6 +22,7 @@ OUTSIDE = (
     Path("/var/log/containers"),
     Path("/var/log/pods"),
     Path("/run/containerd"),
+    Path("/usr/libexec/kubernetes"),
 )
 
 PROGRAMS = (
@@ -64,6 +65,8 @@ def tear_down(state: Path, *, nodes: list[Node]) -> None:
             forget_containers(node)
     _remove_outside(state)
     remove_tree(state)
+    if state.parent.exists() and not any(state.parent.iterdir()):
+        state.parent.rmdir()
 
 
 def forget_containers(node: Node) -> None:

@@ -169,6 +169,7 @@ def start_controllers(plane: ControlPlane, *, credentials: Credentials) -> None:
                 f"--requestheader-client-ca-file={credentials.front_proxy_authority}",
                 "--use-service-account-credentials=true",
                 "--controllers=*,-node-ipam-controller",
+                f"--flex-volume-plugin-dir={plane.directory / 'volume-plugins'}",
             ],
         ),
         ("kube-scheduler", []),

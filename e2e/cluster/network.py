@@ -24,6 +24,15 @@ SETTINGS = {
     "net/ipv4/ip_forward": "1",
     "net/bridge/bridge-nf-call-iptables": "1",
 }
+# The kubelet sets these itself, without asking.
+KUBELET_SETTINGS = (
+    "vm/overcommit_memory",
+    "vm/panic_on_oom",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "kernel/keys/root_maxkeys",
+    "kernel/keys/root_maxbytes",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +62,8 @@ def set_up_machine(state: Path) -> None:
             run(["modprobe", "br_netfilter"])
         except CommandError as failed:
             raise UserError(f"load the kernel module br_netfilter: {failed}") from failed
-    saved = {name: _setting(name).read_text().strip() for name in SETTINGS}
+    changed = [name for name in (*SETTINGS, *KUBELET_SETTINGS) if _setting(name).exists()]
+    saved = {name: _setting(name).read_text().strip() for name in changed}
     (state / "sysctl.json").write_text(json.dumps(saved))
     for name, value in SETTINGS.items():
         _setting(name).write_text(value)
@@ -114,7 +124,7 @@ def tear_down(state: Path) -> None:
     saved = state / "sysctl.json"
     if saved.exists():
         for name, value in json.loads(saved.read_text()).items():
-            if _setting(name).exists():
+            if _setting(name).read_text().strip() != value:
                 _setting(name).write_text(value)
 
 
