@@ -6,15 +6,35 @@ Only what users write under `LLMDeployment.spec`; types too deep to repeat (affi
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import AwareDatetime, BeforeValidator, Field, JsonValue
 
 from modelfleet_api.base import ApiModel
 
 Label = Annotated[str, Field(max_length=253)]
-Quantity = Annotated[str | int, Field(json_schema_extra={"x-kubernetes-int-or-string": True})]
-OpaqueObject = Annotated[dict[str, JsonValue], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
+# Kubernetes' quantity syntax without the minus sign. `[.]` and not `\.`: the same text serves RE2, Rust and Python.
+QUANTITY_PATTERN = r"^[+]?([0-9]+([.][0-9]*)?|[.][0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][-+]?[0-9]+)?$"
+Quantity = Annotated[
+    Annotated[str, Field(max_length=32, pattern=QUANTITY_PATTERN)] | Annotated[int, Field(ge=0)],
+    Field(json_schema_extra={"x-kubernetes-int-or-string": True}),
+]
+OpaqueObject = Annotated[
+    dict[str, JsonValue], Field(max_length=64, json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})
+]
+
+_RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[-+]\d{2}:\d{2})")
+
+
+def _require_rfc3339(value: Any) -> Any:
+    """pydantic would also take numbers and other spellings, which the API server refuses."""
+    if not isinstance(value, str) or _RFC3339.fullmatch(value) is None:
+        raise ValueError(f"must be a date-time as in RFC 3339, for example 2026-01-31T08:00:00Z; given: {value!r}")
+    return value
+
+
+Rfc3339Time = Annotated[AwareDatetime, BeforeValidator(_require_rfc3339), Field(strict=False)]
 
 
 class LocalObjectReference(ApiModel):

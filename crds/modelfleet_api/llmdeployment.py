@@ -6,9 +6,10 @@ Every cross-field rule stands twice, as CEL for the API server and as a pydantic
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AwareDatetime, Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from modelfleet_api import rules
 from modelfleet_api.base import ApiModel
@@ -18,6 +19,7 @@ from modelfleet_api.core_types import (
     LocalObjectReference,
     OpaqueObject,
     ResourceRequirements,
+    Rfc3339Time,
     Toleration,
     TopologySpreadConstraint,
 )
@@ -79,6 +81,16 @@ class Engine(ApiModel):
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
 
+    @field_validator("env", mode="after")
+    @classmethod
+    def _one_entry_a_name(cls, env: list[EnvVar] | None) -> list[EnvVar] | None:
+        seen: set[str] = set()
+        for variable in env or []:
+            if variable.name in seen:
+                raise ValueError(f"Duplicate value: engine.env names {variable.name} twice")
+            seen.add(variable.name)
+        return env
+
 
 class Parallelism(ApiModel):
     """How many devices share one replica."""
@@ -93,6 +105,7 @@ class GpuPlacement(ApiModel):
         default=None,
         min_length=1,
         max_length=63,
+        pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
         description="Value of the node label nvidia.com/gpu.product.",
     )
     resource_name: str = Field(
@@ -155,7 +168,7 @@ class LLMDeploymentSpec(ApiModel):
         description="Strategic merge onto the rendered pod template; the engine's container is named `engine`.",
     )
     suspend: bool = Field(default=False, description="True: no pods, nothing is served, the object stays.")
-    restarted_at: AwareDatetime | None = Field(default=None, description="RFC 3339; a change rolls the pods.")
+    restarted_at: Rfc3339Time | None = Field(default=None, description="RFC 3339; a change rolls the pods.")
 
     @model_validator(mode="after")
     def _cross_field_rules(self) -> LLMDeploymentSpec:
@@ -168,3 +181,29 @@ class LLMDeploymentSpec(ApiModel):
         if self.suspend:
             return 0
         return 1 if self.replicas is None else self.replicas
+
+
+class LLMDeployment(ApiModel):
+    """A whole manifest, as a user writes it."""
+
+    api_version: Literal["modelfleet.dev/v1alpha1"]
+    kind: Literal["LLMDeployment"]
+    metadata: OpaqueObject
+    spec: LLMDeploymentSpec
+    status: OpaqueObject | None = None
+
+    @model_validator(mode="after")
+    def _name_rule(self) -> Self:
+        if not rules.name_is_valid(str(self.metadata.get("name", ""))):
+            raise ValueError(rules.NAME_MESSAGE)
+        return self
+
+    @property
+    def name(self) -> str:
+        """`metadata.name`."""
+        return str(self.metadata["name"])
+
+
+def parse_manifest(manifest: Mapping[str, Any]) -> LLMDeployment:
+    """The manifest as the API server would accept it; raises pydantic.ValidationError (a ValueError) otherwise."""
+    return LLMDeployment.model_validate(dict(manifest))

@@ -14,8 +14,11 @@ from modelfleet_api import names
 
 Manifest = Mapping[str, Any]
 
-# A claim is a DNS-1123 subdomain; the path inside it may not climb out.
-PVC_SOURCE = r"^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[^/]+)*/?$"
+# CEL's `matches` is RE2 and searches: hence ^ and $; here it is fullmatch, since Python's $ lets a newline through.
+# No backslash in them (CEL strings have their own escapes), and only syntax that both know.
+_DNS_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+# A claim is a DNS-1123 subdomain; the path inside it is printable ASCII and may not climb out.
+PVC_SOURCE = f"^pvc://{_DNS_LABEL}([.]{_DNS_LABEL})*(/[ -.0-~]+)*/?$"
 HF_SOURCE = r"^hf://[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9._/-]*)?$"
 GPU_RESOURCES = ("nvidia.com/", "amd.com/", "gpu.intel.com/", "habana.ai/")
 
@@ -34,8 +37,8 @@ class Rule:
 def _source_is_known(model: Manifest) -> bool:
     source = str(model["source"])
     if source.startswith("pvc://"):
-        return re.match(PVC_SOURCE, source) is not None and ".." not in source.split("/")
-    return re.match(HF_SOURCE, source) is not None
+        return re.fullmatch(PVC_SOURCE, source) is not None and ".." not in source.split("/")
+    return re.fullmatch(HF_SOURCE, source) is not None
 
 
 def _token_only_for_hub(model: Manifest) -> bool:
@@ -50,11 +53,17 @@ def _env_has_one_value(engine: Manifest) -> bool:
     return not any("value" in item and "valueFrom" in item for item in engine.get("env", []))
 
 
+def _env_has_one_source(engine: Manifest) -> bool:
+    return all(len(item["valueFrom"]) == 1 for item in engine.get("env", []) if "valueFrom" in item)
+
+
 def _resources_without_gpu(resources: Manifest) -> bool:
     keys = [*resources.get("requests", {}), *resources.get("limits", {})]
     return not any(key.startswith(GPU_RESOURCES) for key in keys)
 
 
+_ENV_SOURCES = ("secretKeyRef", "configMapKeyRef", "fieldRef", "resourceFieldRef")
+_ENV_SOURCES_CEL = ", ".join(f"has(e.valueFrom.{source})" for source in _ENV_SOURCES)
 _GPU_CEL = " || ".join(f"k.startsWith('{prefix}')" for prefix in GPU_RESOURCES)
 
 SPEC_RULES: tuple[Rule, ...] = (
@@ -91,6 +100,13 @@ SPEC_RULES: tuple[Rule, ...] = (
         holds=_env_has_one_value,
     ),
     Rule(
+        name="env-one-source",
+        path=("engine",),
+        cel=f"!has(self.env) || self.env.all(e, !has(e.valueFrom) || [{_ENV_SOURCES_CEL}].exists_one(given, given))",
+        message="valueFrom in engine.env has exactly one of " + ", ".join(_ENV_SOURCES),
+        holds=_env_has_one_source,
+    ),
+    Rule(
         name="no-gpu-in-resources",
         path=("resources",),
         cel=(
@@ -105,7 +121,7 @@ SPEC_RULES: tuple[Rule, ...] = (
 
 def name_is_valid(name: str) -> bool:
     """The rule on metadata.name: it becomes a Service name and a prefix."""
-    return len(name) <= names.MAX_NAME_LENGTH and re.match(names.NAME_PATTERN, name) is not None
+    return len(name) <= names.MAX_NAME_LENGTH and re.fullmatch(names.NAME_PATTERN, name) is not None
 
 
 NAME_CEL = f"self.metadata.name.size() <= {names.MAX_NAME_LENGTH} && self.metadata.name.matches('{names.NAME_PATTERN}')"
