@@ -149,7 +149,11 @@ class MountFailure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApplyError:
-    """The API server's refusal of one child in the pass before, for the same spec generation."""
+    """Why one child could not be written in the pass before, for the same spec generation.
+
+    409 with this meaning comes from the writer: before it creates a child that no cache knows it looks whether an
+    object of that name exists without our label; then it must not be taken over.
+    """
 
     kind: str
     name: str
@@ -159,15 +163,10 @@ class ApplyError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """One consistent look at one model's world.
-
-    `children` are the labelled objects in the model's namespace; `named_alike` are objects that bear a child's name
-    without our label (a conflict to report, never to take over).
-    """
+    """One consistent look at one model's world; `children` are the labelled objects in the model's namespace."""
 
     resource: Resource
     children: tuple[Manifest, ...] = ()
-    named_alike: tuple[Manifest, ...] = ()
     pods: tuple[PodView, ...] = ()
     mount_failures: tuple[MountFailure, ...] = ()
     apply_errors: tuple[ApplyError, ...] = ()

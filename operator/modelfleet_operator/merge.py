@@ -1,0 +1,85 @@
+"""`spec.podTemplate`: a strategic merge onto the rendered pod template, with the merge keys of the upstream pod type.
+
+PURE. Lists with a merge key are merged element by element, all other lists are replaced; null removes a field and
+`$patch: delete` removes an element. Source: the `patchMergeKey` tags of core/v1 PodTemplateSpec.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from modelfleet_api import names
+
+# The list's field name -> the member that identifies an element.
+MERGE_KEYS: Mapping[str, str] = {
+    "containers": "name",
+    "initContainers": "name",
+    "volumes": "name",
+    "env": "name",
+    "volumeMounts": "mountPath",
+    "volumeDevices": "devicePath",
+    "ports": "containerPort",
+    "imagePullSecrets": "name",
+    "hostAliases": "ip",
+    "topologySpreadConstraints": "topologyKey",
+    "resourceClaims": "name",
+}
+_PATCH = "$patch"
+
+
+class TemplateError(ValueError):
+    """The user's podTemplate cannot be merged; the message says which part and why."""
+
+
+def merge_pod_template(template: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """The template with the user's patch on it. TemplateError where it would break what the operator stands on."""
+    _refuse_unknown_parts(patch)
+    merged = _merge_map(template, patch)
+    labels = merged.get("metadata", {}).get("labels", {})
+    for key, value in template["metadata"]["labels"].items():
+        if labels.get(key) != value:
+            raise TemplateError(f"podTemplate may not change the label {key}")
+    containers = {item.get("name") for item in merged["spec"].get("containers", [])}
+    if names.ENGINE_CONTAINER not in containers:
+        raise TemplateError(f"podTemplate may not remove the container {names.ENGINE_CONTAINER}")
+    return merged
+
+
+def _refuse_unknown_parts(patch: Mapping[str, Any]) -> None:
+    unknown = sorted(set(patch) - {"metadata", "spec"})
+    if unknown:
+        raise TemplateError(f"podTemplate has metadata and spec only, not {', '.join(unknown)}")
+    unknown = sorted(set(patch.get("metadata") or {}) - {"labels", "annotations"})
+    if unknown:
+        raise TemplateError(f"podTemplate.metadata has labels and annotations only, not {', '.join(unknown)}")
+
+
+def _merge_map(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in patch.items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = _merge_map(merged[key], value)
+        elif isinstance(value, list) and key in MERGE_KEYS:
+            merged[key] = _merge_list(merged.get(key) or [], value, field=key)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _merge_list(base: list[Any], patch: list[Any], *, field: str) -> list[Any]:
+    key = MERGE_KEYS[field]
+    merged = list(base)
+    for item in patch:
+        if not isinstance(item, Mapping) or key not in item:
+            raise TemplateError(f"podTemplate: each element of {field} needs {key}")
+        index = next((at for at, have in enumerate(merged) if have.get(key) == item[key]), None)
+        if item.get(_PATCH) == "delete":
+            merged = [have for have in merged if have.get(key) != item[key]]
+        elif index is None:
+            merged.append(dict(item))
+        else:
+            merged[index] = _merge_map(merged[index], item)
+    return merged
