@@ -6,7 +6,7 @@ PURE. Must not do I/O, and must never let an older version replace a newer one o
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -15,6 +15,19 @@ from modelfleet_kube.resources import ObjectKey, key_of, resource_version_of
 
 # A late answer to our own write may arrive after the deletion: remember that many deletions. One costs ~100 bytes.
 REMEMBERED_DELETIONS = 4096
+
+
+IndexBy = Callable[[dict[str, Any]], str | None]
+
+
+def by_label(label: str) -> IndexBy:
+    """Files objects under the value of a label."""
+
+    def index_by(item: dict[str, Any]) -> str | None:
+        value: str | None = (item["metadata"].get("labels") or {}).get(label)
+        return value
+
+    return index_by
 
 
 class ChangeType(StrEnum):
@@ -27,10 +40,11 @@ class ChangeType(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One change and the object after it (before it, for a deletion)."""
+    """One change: the object after it (a deletion: as last seen), and before it where it was cached."""
 
     type: ChangeType
     object: dict[str, Any]
+    before: dict[str, Any] | None = None
 
     @property
     def key(self) -> ObjectKey:
@@ -39,13 +53,13 @@ class Change:
 
 
 class ObjectCache:
-    """Keyed by namespace and name, and indexed by the namespace and the value of one label.
+    """Keyed by namespace and name, and indexed by the namespace and what `index_by` says of an object.
 
     Objects in it are shared: whoever gets one must not change it.
     """
 
-    def __init__(self, *, index_label: str | None = None) -> None:
-        self._index_label = index_label
+    def __init__(self, *, index_by: IndexBy | None = None) -> None:
+        self._index_by = index_by
         self._objects: dict[ObjectKey, dict[str, Any]] = {}
         self._index: dict[ObjectKey, set[ObjectKey]] = {}
         self._deleted: OrderedDict[ObjectKey, int] = OrderedDict()
@@ -60,15 +74,14 @@ class ObjectCache:
         """The object, or None."""
         return self._objects.get(key)
 
-    def labelled(self, value: ObjectKey) -> list[dict[str, Any]]:
-        """The objects in `value.namespace` whose index label is `value.name`, ordered by name."""
+    def indexed(self, value: ObjectKey) -> list[dict[str, Any]]:
+        """The objects in `value.namespace` that the index files under `value.name`, ordered by name."""
         return [self._objects[key] for key in sorted(self._index.get(value, ()))]
 
-    def label_value(self, item: dict[str, Any]) -> ObjectKey | None:
-        """Namespace and index label of an object, None where it has no such label."""
-        metadata = item["metadata"]
-        value = (metadata.get("labels") or {}).get(self._index_label) if self._index_label else None
-        return ObjectKey(metadata.get("namespace", ""), value) if value is not None else None
+    def index_value(self, item: dict[str, Any]) -> ObjectKey | None:
+        """Where the index files an object, None for nowhere."""
+        value = self._index_by(item) if self._index_by is not None else None
+        return ObjectKey(item["metadata"].get("namespace", ""), value) if value is not None else None
 
     def upsert(self, item: dict[str, Any]) -> Change | None:
         """Takes an object seen or written; None where what is cached is as new, or it is known to be deleted."""
@@ -83,10 +96,10 @@ class ObjectCache:
             self._unindex(before)
         self._objects[key] = item
         self._deleted.pop(key, None)
-        value = self.label_value(item)
+        value = self.index_value(item)
         if value is not None:
             self._index.setdefault(value, set()).add(key)
-        return Change(type=ChangeType.ADDED if before is None else ChangeType.MODIFIED, object=item)
+        return Change(type=ChangeType.ADDED if before is None else ChangeType.MODIFIED, object=item, before=before)
 
     def remove(self, item: dict[str, Any]) -> Change | None:
         """Takes a deletion (the object of a DELETED event); None where a newer object of that name is cached."""
@@ -99,7 +112,7 @@ class ObjectCache:
             return None
         del self._objects[key]
         self._unindex(before)
-        return Change(type=ChangeType.DELETED, object=before)
+        return Change(type=ChangeType.DELETED, object=before, before=before)
 
     def replace(self, items: Iterable[dict[str, Any]], *, version: int) -> list[Change]:
         """Takes a whole list made at `version`; tells what differs, deletions that no watch told included."""
@@ -120,7 +133,7 @@ class ObjectCache:
             self._deleted.popitem(last=False)
 
     def _unindex(self, item: dict[str, Any]) -> None:
-        value = self.label_value(item)
+        value = self.index_value(item)
         keys = self._index.get(value) if value is not None else None
         if value is None or keys is None:
             return

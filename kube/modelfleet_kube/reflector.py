@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelfleet_kube.backoff import Backoff
-from modelfleet_kube.cache import Change, ObjectCache
-from modelfleet_kube.client import Client
+from modelfleet_kube.cache import Change, IndexBy, ObjectCache
+from modelfleet_kube.client import Client, WatchEvent
 from modelfleet_kube.errors import GoneError, KubeError
 from modelfleet_kube.resources import Selection
 
@@ -36,14 +36,14 @@ class Reflector:
     """Runs until cancelled. `synced` is set after the first list and stays so; `cache` is read freely."""
 
     def __init__(
-        self, client: Client, selection: Selection, *, hooks: ReflectorHooks, index_label: str | None = None
+        self, client: Client, selection: Selection, *, hooks: ReflectorHooks, index_by: IndexBy | None = None
     ) -> None:
         self._client = client
         self._hooks = hooks
         self._resource_version = ""
         self._failures = 0
         self.selection = selection
-        self.cache = ObjectCache(index_label=index_label)
+        self.cache = ObjectCache(index_by=index_by)
         self.synced = asyncio.Event()
 
     async def run(self) -> None:
@@ -77,18 +77,21 @@ class Reflector:
         """Takes the answer to our own write, so that the next pass sees it. Not told: the writer knows."""
         self.cache.upsert(item)
 
+    def take(self, event: WatchEvent) -> None:
+        """Takes an event of our own watch, or of somebody else's on the same objects; a change is told."""
+        change = None
+        if event.type in ("ADDED", "MODIFIED"):
+            change = self.cache.upsert(event.object)
+        elif event.type == "DELETED":
+            change = self.cache.remove(event.object)
+        if change is not None:
+            self._hooks.on_change(change)
+
     async def _watch(self) -> None:
         seconds = int(WATCH_SECONDS * (1.0 + self._hooks.random_unit()))
         events = self._client.watch(self.selection, resource_version=self._resource_version, timeout_seconds=seconds)
         async with aclosing(events):
             async for event in events:
                 self._failures = 0
-                if event.type in ("ADDED", "MODIFIED"):
-                    self._tell(self.cache.upsert(event.object))
-                elif event.type == "DELETED":
-                    self._tell(self.cache.remove(event.object))
+                self.take(event)
                 self._resource_version = event.object["metadata"]["resourceVersion"]
-
-    def _tell(self, change: Change | None) -> None:
-        if change is not None:
-            self._hooks.on_change(change)

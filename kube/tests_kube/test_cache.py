@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from modelfleet_kube.cache import REMEMBERED_DELETIONS, ObjectCache
+from modelfleet_kube.cache import REMEMBERED_DELETIONS, ObjectCache, by_label
 from modelfleet_kube.resources import ObjectKey
 
 A = ObjectKey("ns", "a")
@@ -80,14 +80,14 @@ def test_a_list_older_than_a_deletion_does_not_bring_the_object_back() -> None:
 
 
 def test_the_index_follows_a_label_that_changes() -> None:
-    cache = ObjectCache(index_label="model")
+    cache = ObjectCache(index_by=by_label("model"))
     cache.upsert(item("b", 1))
     cache.upsert(item("a", 2))
-    assert [found["metadata"]["name"] for found in cache.labelled(MODEL)] == ["a", "b"]
+    assert [found["metadata"]["name"] for found in cache.indexed(MODEL)] == ["a", "b"]
     cache.upsert(item("a", 3, model="other"))
     cache.upsert(item("b", 4, model=None))
-    assert cache.labelled(MODEL) == []
-    assert len(cache.labelled(ObjectKey("ns", "other"))) == 1
+    assert cache.indexed(MODEL) == []
+    assert len(cache.indexed(ObjectKey("ns", "other"))) == 1
 
 
 def test_remembered_deletions_are_bounded() -> None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
 import pytest
-from modelfleet_kube.cache import Change
+from modelfleet_kube.cache import Change, by_label
 from modelfleet_kube.client import Client
 from modelfleet_kube.connection import load_kubeconfig
 from modelfleet_kube.errors import KubeError
@@ -30,7 +30,7 @@ class Reflected:
         self.errors: list[KubeError] = []
         hooks = ReflectorHooks(on_change=self._on_change, on_error=self._on_error, random_unit=lambda: 0.0)
         selection = Selection(kind=THING, namespace=namespace, label_selector="model")
-        self.reflector = Reflector(client, selection, hooks=hooks, index_label="model")
+        self.reflector = Reflector(client, selection, hooks=hooks, index_by=by_label("model"))
 
     def _on_change(self, change: Change) -> None:
         self.told.append((change.type.value, change.key.name))
@@ -72,7 +72,7 @@ async def test_it_tells_creations_and_deletions_and_indexes_by_label(
     await make(client, namespace, "a", "b")
     await client.create(THING, thing(name="unlabelled", namespace=namespace))
     await until(lambda: len(reflected.told) == 2)
-    items = reflected.reflector.cache.labelled(ObjectKey(namespace, "m"))
+    items = reflected.reflector.cache.indexed(ObjectKey(namespace, "m"))
     assert [item["metadata"]["name"] for item in items] == ["a", "b"]
     assert all("managedFields" not in item["metadata"] for item in items)
     await client.delete(thing_ref(name="a", namespace=namespace))
@@ -117,7 +117,7 @@ async def test_a_label_taken_away_is_a_deletion(client: Client, namespace: str, 
     await client.merge_patch(thing_ref(name="a", namespace=namespace), {"metadata": {"labels": {"model": None}}})
     await until(lambda: len(reflected.told) == 2)
     assert reflected.told[1] == ("DELETED", "a")
-    assert reflected.reflector.cache.labelled(ObjectKey(namespace, "m")) == []
+    assert reflected.reflector.cache.indexed(ObjectKey(namespace, "m")) == []
 
 
 async def test_our_own_write_is_in_the_cache_at_once_and_not_told(
