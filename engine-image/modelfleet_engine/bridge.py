@@ -90,7 +90,7 @@ class Bridge:
         self._loop = asyncio.get_running_loop()
         self._counts = counts
         self._max_running = scheduler.limits.max_num_seqs
-        self._max_outstanding = self._max_running + max_queued
+        self.max_outstanding = self._max_running + max_queued
         self._on_failure = on_failure
         self._live: dict[str, tuple[Generation, int, float]] = {}
         self._closed_by: GenerationCutError | None = None
@@ -120,10 +120,10 @@ class Bridge:
         batch = tuple(requests)
         if self._closed_by is not None:
             raise self._closed_by
-        if len(self._live) + len(batch) > self._max_outstanding:
+        if len(self._live) + len(batch) > self.max_outstanding:
             self._counts.count_refused("queue_full")
             raise RequestError(
-                f"The queue is full: at most {self._max_outstanding} sequences may run or wait, "
+                f"The queue is full: at most {self.max_outstanding} sequences may run or wait, "
                 f"{len(self._live)} do and {len(batch)} more were asked for.",
                 status=429,
                 code="queue_full",

@@ -98,7 +98,8 @@ class Server:
             self._spawn(self._start())
             return await self._outcome
         except OSError as error:
-            return self._explain(error)
+            # A port that is taken or an address that is not ours: the user's to mend, no traceback.
+            return _tell(f"cannot listen on {self._options.host}:{self._config.port}: {error}", ExitCode.BUG)
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -186,9 +187,7 @@ class Server:
             self._cut(GenerationCutError(message, status=500, code="engine_hung"))
             await self._serving.drain.wait_idle(timeout_seconds=FLUSH_SECONDS)
             log_event("hung", seconds=age)
-            write_termination_message(message)
-            sys.stderr.write(f"modelfleet-engine: {message}\n")
-            _exit_process(ExitCode.HUNG_STEP)
+            _exit_process(_tell(message, ExitCode.HUNG_STEP))
 
     def _on_terminate(self) -> None:
         """SIGTERM: drain, or leave at once if nothing is served yet. A second one changes nothing."""
@@ -242,9 +241,7 @@ class Server:
             message = f"{message} (at {_place(error)})"
         else:
             log_event("failed", error=message, exit_code=int(code))
-        write_termination_message(message)
-        sys.stderr.write(f"modelfleet-engine: {message}\n")
-        return code
+        return _tell(message, code)
 
     def _finish(self, code: ExitCode) -> None:
         if self._outcome is not None and not self._outcome.done():
@@ -255,6 +252,13 @@ def _place(error: BaseException) -> str:
     """Where in the source the error was raised, for a one-line message."""
     frames = traceback.extract_tb(error.__traceback__)
     return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "an unknown place"
+
+
+def _tell(message: str, code: ExitCode) -> ExitCode:
+    """One line for the person at the terminal and one for the kubelet."""
+    write_termination_message(message)
+    sys.stderr.write(f"modelfleet-engine: {message}\n")
+    return code
 
 
 def _exit_process(code: ExitCode) -> None:

@@ -1,7 +1,7 @@
 """A real server process over the fake device: `python -m tests_engine.fake_server DIR [serve's flags]`.
 
 The environment says how the device behaves: FAKE_STEP_SECONDS, FAKE_FAIL_AT_STEP, FAKE_LOAD_SECONDS,
-FAKE_MODEL_ERROR, FAKE_KV_BLOCKS.
+FAKE_FAILURE, FAKE_MODEL_ERROR, FAKE_KV_BLOCKS.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from modelfleet_api.engine_config import EngineConfig
 from modelfleet_engine import server, settings
 from modelfleet_engine.errors import ModelError
 from modelfleet_engine.step_plan import Device
+
 from tests_engine.fake_device import FakeDevice
 from tests_engine.tiny_model import VOCAB_SIZE, encode
+
+BROKEN = "the fake device broke"
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ def load_fake_model(config: EngineConfig) -> FakeModel:
         block_tokens=block_tokens,
         step_seconds=float(os.environ.get("FAKE_STEP_SECONDS", "0.002")),
         fail_at_step=None if fail_at is None else int(fail_at),
+        failure=MemoryError() if os.environ.get("FAKE_FAILURE") == "OutOfMemory" else RuntimeError(BROKEN),
     )
     capacity = kv_blocks * block_tokens
     return FakeModel(

@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
-from openai.types.chat import ChatCompletionMessageParam
 from modelfleet_api.protocol import Load
+from openai.types.chat import ChatCompletionMessageParam
 
 from tests_engine.server_process import ServerProcess, fake_server
 from tests_engine.tiny_model import encode, write_tiny_model
@@ -251,3 +253,61 @@ def test_probes_and_reports_answer(server: ServerProcess) -> None:
     assert (load.model, load.ready, load.draining, load.block_tokens) == ("alphabet", True, False, 16)
     assert list(load.start_phases) == ["imports", "tokenizer", "import_torch", "weights", "warmup"]
     assert load.kv_blocks_total == 1024
+
+
+@pytest.mark.parametrize(
+    ("method_and_path", "status"),
+    [("GET /v1/chat/completions", 405), ("GET /v2/nothing", 404), ("GET /v1/models/", 404)],
+)
+def test_a_wrong_route_is_an_openai_shaped_error(server: ServerProcess, method_and_path: str, status: int) -> None:
+    answer = server.get(method_and_path.removeprefix("GET "))
+
+    assert answer.status == status
+    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_a_body_that_is_too_large_is_refused_unread(server: ServerProcess) -> None:
+    answer = server.post("/v1/completions", b"x" * (8 * 1024 * 1024 + 1))
+
+    assert answer.status == 413
+    assert "larger than 8388608 bytes" in answer.json()["error"]["message"]
+
+
+def test_a_refusal_of_the_template_is_the_clients_error(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="as you wish") as refusal:
+        client.chat.completions.create(model="alphabet", messages=[{"role": "user", "content": "refuse me"}])
+
+    assert refusal.value.param == "messages"
+
+
+def test_token_ids_outside_the_vocabulary_are_refused(server: ServerProcess) -> None:
+    prompt = server.post("/v1/completions", {"model": "alphabet", "prompt": [1, 259]})
+    stop = server.post("/v1/completions", {"model": "alphabet", "prompt": "a", "stop_token_ids": [300]})
+
+    assert (prompt.status, prompt.json()["error"]["param"]) == (400, "prompt")
+    assert (stop.status, stop.json()["error"]["param"]) == (400, "stop_token_ids")
+    assert "token id 259 is outside the model's vocabulary of 259" in prompt.text
+
+
+def test_min_tokens_above_max_tokens_is_refused(server: ServerProcess) -> None:
+    answer = server.post("/v1/completions", {"model": "alphabet", "prompt": "a", "max_tokens": 3, "min_tokens": 4})
+
+    assert (answer.status, answer.json()["error"]["param"]) == (400, "min_tokens")
+
+
+def test_a_full_queue_is_a_429_with_retry_after(tmp_path: Path) -> None:
+    directory = write_tiny_model(tmp_path / "tiny")
+    body = {"model": "tiny", "prompt": "a", "max_tokens": 1000}
+    with fake_server(directory, "--max-num-seqs", "1", environment={"FAKE_STEP_SECONDS": "0.02"}) as server:
+        with contextlib.closing(server.connect()) as connection:
+            connection.request("POST", "/v1/completions", body=json.dumps({**body, "n": 65, "stream": True}))
+            connection.getresponse().read(1)
+            load = Load.model_validate(server.get("/load").json())
+            refused = server.post("/v1/completions", body)
+        too_many = server.post("/v1/completions", {**body, "n": 66})
+
+    assert (load.running, load.waiting) == (1, 64)
+    assert (refused.status, refused.json()["error"]["code"]) == (429, "queue_full")
+    assert refused.json()["error"]["type"] == "rate_limit_error"
+    assert int(refused.headers["retry-after"]) >= 1
+    assert (too_many.status, too_many.json()["error"]["param"]) == (400, "n")

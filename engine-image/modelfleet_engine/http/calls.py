@@ -75,6 +75,14 @@ def _call(
 ) -> Call:
     _check_token_ids(body.stop_token_ids, vocab_size=model.vocab_size, param="stop_token_ids")
     seed = body.seed if body.seed is not None else secrets.randbits(63)
+    capacity = model.bridge.max_outstanding
+    if len(prompts) * body.n > capacity:
+        raise RequestError(
+            f"n: {len(prompts)} prompts with {body.n} choices each are more than the {capacity} sequences "
+            "this engine holds at once.",
+            param="n",
+            code="invalid_value",
+        )
     stop_token_ids = frozenset(body.stop_token_ids)
     if not body.ignore_eos:
         stop_token_ids |= model.tokenizer.eos_token_ids
