@@ -12,6 +12,7 @@ from typing import Any
 
 from modelfleet_api import names
 from modelfleet_api.llmdeployment import LLMDeploymentSpec
+
 from modelfleet_operator.canonical import digest
 from modelfleet_operator.desired.common import child_metadata, selector_labels
 from modelfleet_operator.desired.pod import desired_engine_config, desired_pod_template

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from modelfleet_api import names
+
 from modelfleet_operator.desired.common import child_metadata, selector_labels
 from modelfleet_operator.state import Resource
 

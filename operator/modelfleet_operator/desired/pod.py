@@ -12,6 +12,7 @@ from modelfleet_api import names
 from modelfleet_api.core_types import dump
 from modelfleet_api.engine_config import EngineConfig
 from modelfleet_api.llmdeployment import LLMDeploymentSpec, Placement
+
 from modelfleet_operator.canonical import drop_empty
 from modelfleet_operator.desired import sources
 from modelfleet_operator.desired.common import child_labels, selector_labels
@@ -40,8 +41,7 @@ def desired_pod_template(resource: Resource, spec: LLMDeploymentSpec, *, setting
         "metadata": {"labels": child_labels(resource) | selector_labels(resource), "annotations": annotations},
         "spec": _pod_spec(resource, spec, settings=settings),
     }
-    patch = {key: value for key, value in (spec.pod_template or {}).items()}
-    merged = merge_pod_template(template, patch) if patch else template
+    merged = merge_pod_template(template, spec.pod_template) if spec.pod_template else template
     cleaned: dict[str, Any] = drop_empty(merged)
     return cleaned
 

@@ -1,0 +1,217 @@
+"""The operator's one decision: what is observed of a model, and the time -> everything to write. PURE and stateless.
+
+An unchanged world gives an empty plan. Nothing is remembered between passes: an operator that restarts decides the
+same from the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from modelfleet_api import names
+from modelfleet_api.conditions import Reason
+from modelfleet_api.llmdeployment import LLMDeploymentSpec
+from pydantic import ValidationError
+
+from modelfleet_operator.canonical import is_up_to_date
+from modelfleet_operator.conditions import Situation
+from modelfleet_operator.desired import children
+from modelfleet_operator.fleet_view import FleetView, fleet_view
+from modelfleet_operator.merge import TemplateError
+from modelfleet_operator.prune import prunable
+from modelfleet_operator.revisions import (
+    Revision,
+    desired_config_map,
+    desired_controller_revision,
+    desired_deployment,
+    read_revisions,
+    target_revision,
+)
+from modelfleet_operator.rollout import RolloutStep, next_step
+from modelfleet_operator.state import Manifest, Observed, OperatorSettings, Plan, PodGate
+from modelfleet_operator.status import next_status, status_events, status_patch
+
+# The children of a deleted LLMDeployment of the same name are being collected: look again soon.
+OLD_CHILDREN_RETRY_SECONDS = 2.0
+
+Refusal = tuple[Reason, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """The world as the spec wants it: manifests, and the rollout step they come from."""
+
+    target: Revision
+    step: RolloutStep
+    first: tuple[dict[str, Any], ...]
+    manifests: tuple[dict[str, Any], ...]
+
+
+def decide(observed: Observed, *, settings: OperatorSettings, now: datetime) -> Plan:
+    """The plan for one model; `now` only dates condition changes."""
+    resource = observed.resource
+    if resource.is_deleting:
+        return Plan()
+    if _has_children_of_the_dead(observed):
+        return Plan(requeue_after_seconds=OLD_CHILDREN_RETRY_SECONDS)
+    view = fleet_view(observed)
+    spec, refusal = _parse(observed)
+    wanted: _Wanted | None = None
+    if spec is not None:
+        try:
+            wanted = _want(observed, spec, view=view, settings=settings)
+        except TemplateError as error:
+            refusal = (Reason.INVALID_TEMPLATE, str(error))
+    refusal = refusal or _foreign_children(observed, wanted) or _refused_children(observed)
+    situation = Situation(
+        spec=spec,
+        view=view,
+        target_hash=wanted.target.hash if wanted is not None else _known_hash(resource.status, "updateRevision"),
+        is_rolling=wanted is not None and _is_rolling(view, wanted),
+        refusal=refusal,
+    )
+    status = next_status(
+        resource,
+        situation,
+        current_hash=_current_hash(resource.status, wanted),
+        now=now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    )
+    may_write = wanted is not None and (refusal is None or refusal[0] is Reason.INVALID_TEMPLATE)
+    return Plan(
+        apply_first=_stale(observed, wanted.first) if wanted is not None and may_write else (),
+        apply=_stale(observed, wanted.manifests) if wanted is not None and may_write else (),
+        delete=prunable(observed, wanted.manifests + wanted.first) if wanted is not None and may_write else (),
+        gates=_gates(observed),
+        status=status_patch(resource.status, status),
+        events=status_events(resource.status, status),
+    )
+
+
+def _parse(observed: Observed) -> tuple[LLMDeploymentSpec | None, Refusal | None]:
+    """The spec, or why it cannot be read: an object may predate a rule."""
+    try:
+        return LLMDeploymentSpec.model_validate(observed.resource.spec), None
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in first["loc"])
+        return None, (Reason.INVALID_SPEC, f"spec.{path}: {first['msg']}" if path else str(first["msg"]))
+
+
+def _want(observed: Observed, spec: LLMDeploymentSpec, *, view: FleetView, settings: OperatorSettings) -> _Wanted:
+    resource = observed.resource
+    existing = read_revisions(observed.children)
+    target = target_revision(resource, spec, existing=existing, settings=settings)
+    step = next_step(
+        desired=spec.desired_replicas,
+        target_hash=target.hash,
+        live=view.live,
+        current_hash=_known_hash(resource.status, "currentRevision"),
+    )
+    known = {revision.hash: revision for revision in existing} | {target.hash: target}
+    alive = [known[item.hash] for item in view.live if item.hash in known and _still_lives(item.hash, view, step)]
+    manifests: list[dict[str, Any]] = [
+        children.desired_service(resource),
+        children.desired_disruption_budget(resource),
+        desired_controller_revision(resource, target),
+    ]
+    for revision in {revision.hash: revision for revision in [target, *alive]}.values():
+        manifests.append(desired_config_map(resource, revision))
+        manifests.append(
+            desired_deployment(
+                resource,
+                revision,
+                replicas=step.replicas[revision.hash],
+                progress_deadline_seconds=spec.rollout.progress_deadline_seconds,
+            )
+        )
+    return _Wanted(
+        target=target, step=step, first=(children.desired_service_account(resource),), manifests=tuple(manifests)
+    )
+
+
+def _still_lives(revision_hash: str, view: FleetView, step: RolloutStep) -> bool:
+    """An old revision's Deployment stays until it is at zero and the last of its pods has drained."""
+    wants = step.replicas.get(revision_hash, 0) > 0
+    has = any(item.hash == revision_hash and item.replicas > 0 for item in view.live)
+    return wants or has or any(pod.revision_hash == revision_hash for pod in view.all_pods)
+
+
+def _stale(observed: Observed, manifests: tuple[dict[str, Any], ...]) -> tuple[Manifest, ...]:
+    """The manifests that the cluster does not hold as they should be."""
+    have = {(child["kind"], child["metadata"]["name"]): child for child in observed.children}
+    return tuple(
+        manifest
+        for manifest in manifests
+        if not is_up_to_date(have.get((manifest["kind"], manifest["metadata"]["name"])), manifest)
+    )
+
+
+def _gates(observed: Observed) -> tuple[PodGate, ...]:
+    """Without a gateway a pod is routable as soon as its containers are ready, and anew after a restart."""
+    gates = []
+    for pod in observed.pods:
+        if pod.is_terminating or pod.phase in ("Failed", "Succeeded"):
+            continue
+        if pod.has_containers_ready and pod.is_routable is not True:
+            gates.append(PodGate(pod_name=pod.name, pod_uid=pod.uid, is_routable=True, reason="ContainersReady"))
+        elif not pod.has_containers_ready and pod.is_routable is True:
+            gates.append(PodGate(pod_name=pod.name, pod_uid=pod.uid, is_routable=False, reason="ContainersNotReady"))
+    return tuple(gates)
+
+
+def _is_rolling(view: FleetView, wanted: _Wanted) -> bool:
+    """Whether an old revision still has, or should have, replicas."""
+    return any(item.hash != wanted.target.hash and item.replicas > 0 for item in view.live)
+
+
+def _current_hash(status: Manifest, wanted: _Wanted | None) -> str | None:
+    """The revision that serves in full: the wanted one once complete, else what was so before."""
+    before = _known_hash(status, "currentRevision")
+    if wanted is not None and wanted.step.is_complete and wanted.step.replicas[wanted.target.hash] > 0:
+        return wanted.target.hash
+    return before
+
+
+def _known_hash(status: Manifest, key: str) -> str | None:
+    name = status.get(key)
+    return str(name).rpartition("-")[2] if name else None
+
+
+def _has_children_of_the_dead(observed: Observed) -> bool:
+    """A re-created LLMDeployment has a new uid; what the old one owned is on its way out."""
+    return any(
+        owner.get("kind") == names.KIND
+        and owner.get("name") == observed.resource.name
+        and owner.get("uid") != observed.resource.uid
+        for child in observed.children
+        for owner in child["metadata"].get("ownerReferences") or []
+    )
+
+
+def _foreign_children(observed: Observed, wanted: _Wanted | None) -> Refusal | None:
+    """A labelled object that bears a name we need but has another owner, or none, is not taken over."""
+    if wanted is None:
+        return None
+    needed = {(item["kind"], item["metadata"]["name"]) for item in (*wanted.first, *wanted.manifests)}
+    for child in observed.children:
+        key = (child["kind"], child["metadata"]["name"])
+        if key in needed and not _is_ours(child, uid=observed.resource.uid):
+            return Reason.NAME_CONFLICT, f"{key[0]} {key[1]} exists and does not belong to this LLMDeployment"
+    return None
+
+
+def _is_ours(child: Mapping[str, Any], *, uid: str) -> bool:
+    return any(owner.get("uid") == uid for owner in child["metadata"].get("ownerReferences") or [])
+
+
+def _refused_children(observed: Observed) -> Refusal | None:
+    """What the API server said of a child in the pass before."""
+    if not observed.apply_errors:
+        return None
+    error = observed.apply_errors[0]
+    reasons = {403: Reason.FORBIDDEN, 409: Reason.NAME_CONFLICT}
+    reason = reasons.get(error.status_code, Reason.INVALID_TEMPLATE)
+    return reason, f"{error.kind} {error.name}: {error.message}"
