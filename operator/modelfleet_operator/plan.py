@@ -6,7 +6,6 @@ same from the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -65,7 +64,7 @@ def decide(observed: Observed, *, settings: OperatorSettings, now: datetime) -> 
             wanted = _want(observed, spec, view=view, settings=settings)
         except TemplateError as error:
             refusal = (Reason.INVALID_TEMPLATE, str(error))
-    refusal = refusal or _foreign_children(observed, wanted) or _refused_children(observed)
+    refusal = refusal or _refused_children(observed)
     situation = Situation(
         spec=spec,
         view=view,
@@ -79,11 +78,11 @@ def decide(observed: Observed, *, settings: OperatorSettings, now: datetime) -> 
         current_hash=_current_hash(resource.status, wanted),
         now=now.strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
-    may_write = wanted is not None and (refusal is None or refusal[0] is Reason.INVALID_TEMPLATE)
     return Plan(
-        apply_first=_stale(observed, wanted.first) if wanted is not None and may_write else (),
-        apply=_stale(observed, wanted.manifests) if wanted is not None and may_write else (),
-        delete=prunable(observed, wanted.manifests + wanted.first) if wanted is not None and may_write else (),
+        # A refused child stays in the plan: the writer knows when to try it again.
+        apply_first=_stale(observed, wanted.first) if wanted is not None else (),
+        apply=_stale(observed, wanted.manifests) if wanted is not None else (),
+        delete=prunable(observed, wanted.manifests + wanted.first) if wanted is not None else (),
         gates=_gates(observed),
         status=status_patch(resource.status, status),
         events=status_events(resource.status, status),
@@ -189,22 +188,6 @@ def _has_children_of_the_dead(observed: Observed) -> bool:
         for child in observed.children
         for owner in child["metadata"].get("ownerReferences") or []
     )
-
-
-def _foreign_children(observed: Observed, wanted: _Wanted | None) -> Refusal | None:
-    """A labelled object that bears a name we need but has another owner, or none, is not taken over."""
-    if wanted is None:
-        return None
-    needed = {(item["kind"], item["metadata"]["name"]) for item in (*wanted.first, *wanted.manifests)}
-    for child in observed.children:
-        key = (child["kind"], child["metadata"]["name"])
-        if key in needed and not _is_ours(child, uid=observed.resource.uid):
-            return Reason.NAME_CONFLICT, f"{key[0]} {key[1]} exists and does not belong to this LLMDeployment"
-    return None
-
-
-def _is_ours(child: Mapping[str, Any], *, uid: str) -> bool:
-    return any(owner.get("uid") == uid for owner in child["metadata"].get("ownerReferences") or [])
 
 
 def _refused_children(observed: Observed) -> Refusal | None:
