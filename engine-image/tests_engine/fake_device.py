@@ -160,7 +160,5 @@ class FakeDevice:
                 self._results.put(error)
                 continue
             self._results.put(
-                StepResult(
-                    step_id=plan.step_id, sampled_token_ids=tokens, busy_seconds=time.monotonic() - started
-                )
+                StepResult(step_id=plan.step_id, sampled_token_ids=tokens, busy_seconds=time.monotonic() - started)
             )
