@@ -1,0 +1,192 @@
+"""From plan to tensors, KV cache sizes, and this machine's limits: exact values."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from modelfleet_engine import machine
+from modelfleet_engine.batch import build_batch
+from modelfleet_engine.errors import ModelError
+from modelfleet_engine.kv_cache import (
+    DEFAULT_KV_CACHE_BYTES,
+    CachePlan,
+    CacheRequest,
+    activation_bytes,
+    allocate_cache,
+    plan_cache,
+)
+from modelfleet_engine.model_config import RopeConfig, parse_model_config
+from modelfleet_engine.models.rope import RotaryEmbedding
+from modelfleet_engine.step_plan import ScheduledSequence, StepPlan
+
+from tests_engine.model_fixtures import GREEDY
+from tests_engine.test_model_config import LLAMA
+
+
+def row(start: int, tokens: tuple[int, ...], **settings: Any) -> ScheduledSequence:
+    """A row with the block table (4, 2, 7)."""
+    defaults: dict[str, Any] = {"slot": 0, "input_from_previous_step": False, "sampling": None}
+    return ScheduledSequence(token_ids=tokens, start_position=start, block_table=(4, 2, 7), **defaults | settings)
+
+
+def test_a_mixed_plan_is_laid_out_row_after_row() -> None:
+    plan = StepPlan(
+        step_id=0,
+        sequences=(
+            row(9, (), slot=3, input_from_previous_step=True, sampling=GREEDY),
+            row(3, (21,), slot=1, sampling=GREEDY),
+            row(2, (31, 32, 33), slot=0),
+            row(0, (41, 42), slot=2, sampling=GREEDY),
+        ),
+    )
+    rotary = RotaryEmbedding(RopeConfig(kind="default", theta=10_000.0), head_dim=4, dtype=torch.float32)
+    batch = build_batch(plan, block_tokens=4, rotary=rotary, last_sampled=torch.tensor([5, 6, 7, 8]))
+    assert batch.token_ids.tolist() == [8, 21, 31, 32, 33, 41, 42]
+    assert batch.paged.query_lengths == [1, 1, 3, 2]
+    assert batch.paged.sequence_lengths == [10, 4, 5, 2]
+    # Positions 9 | 3 | 2 3 4 | 0 1 in blocks (4, 2, 7) of 4 tokens.
+    assert batch.paged.slot_mapping.tolist() == [29, 19, 18, 19, 8, 16, 17]
+    assert batch.paged.block_tables.tolist() == [[4, 2, 7]] * 4
+    assert batch.sampling_rows == [0, 1, 3]
+    assert batch.output_tokens.tolist() == [0, 1, 6]
+    assert batch.slots.tolist() == [3, 1, 2]
+    positions = torch.tensor([9.0, 3.0, 2.0, 3.0, 4.0, 0.0, 1.0])
+    # theta ** (-2 i / 4) for i = 0 and 1, in both halves.
+    expected = (positions[:, None] * torch.tensor([1.0, 0.01, 1.0, 0.01])).cos()
+    assert torch.allclose(batch.paged.rope_cos, expected, atol=1e-6)
+
+
+def request(**settings: Any) -> CacheRequest:
+    """One block is 2 layers * 2 * 16 tokens * 4 heads * 16 * 4 bytes = 16 KiB."""
+    defaults: dict[str, Any] = {
+        "model": parse_model_config(LLAMA),
+        "dtype": torch.float32,
+        "block_tokens": 16,
+        "max_num_seqs": 8,
+        "max_num_batched_tokens": 64,
+        "max_model_len": None,
+        "kv_cache_bytes": None,
+        "memory_limit_bytes": None,
+        "memory_used_bytes": 0,
+    }
+    return CacheRequest(**defaults | settings)
+
+
+def test_the_cache_takes_the_bytes_it_is_given_and_bounds_the_longest_sequence() -> None:
+    assert plan_cache(request(kv_cache_bytes=100_000)) == CachePlan(blocks=6, block_bytes=16_384, max_model_len=96)
+    assert plan_cache(request(kv_cache_bytes=1 << 20)).max_model_len == 512
+    assert plan_cache(request(kv_cache_bytes=1 << 20, max_model_len=100)).max_model_len == 100
+
+
+def test_without_a_limit_the_cache_takes_two_gibibytes_or_what_all_sequences_can_fill() -> None:
+    assert plan_cache(request()).blocks == 8 * 512 // 16
+    many = plan_cache(request(max_num_seqs=4096))
+    assert many.blocks == 4096 * 512 // 16
+    assert plan_cache(request(max_num_seqs=4096, block_tokens=32)).blocks * 32_768 <= DEFAULT_KV_CACHE_BYTES
+    model = dataclasses.replace(request().model, layers=64)
+    assert plan_cache(request(max_num_seqs=4096, model=model)).blocks == DEFAULT_KV_CACHE_BYTES // (32 * 16_384)
+
+
+def test_under_a_limit_the_cache_takes_what_is_left_after_weights_and_activations() -> None:
+    limited = request(memory_used_bytes=100_000_000)
+    margin = activation_bytes(limited, longest=512)
+    limit = 100_000_000 + margin + 10 * 16_384 + 5
+    assert plan_cache(request(memory_used_bytes=100_000_000, memory_limit_bytes=limit)).blocks == 10
+
+
+def test_a_cache_without_room_for_one_block_names_what_was_needed_and_the_limit() -> None:
+    with pytest.raises(ModelError, match=r"one block of 16 tokens needs 16384 bytes; kvCacheBytes is 16383"):
+        plan_cache(request(kv_cache_bytes=16_383))
+    with pytest.raises(ModelError, match=r"one block .* needs 16384 bytes; memory limit 1000000, used 900000, kept"):
+        plan_cache(request(memory_limit_bytes=1_000_000, memory_used_bytes=900_000))
+
+
+def test_an_explicit_length_above_either_bound_names_both_numbers() -> None:
+    with pytest.raises(ModelError, match="maxModelLen 513 is above the model's maximum of 512 tokens"):
+        plan_cache(request(max_model_len=513))
+    with pytest.raises(ModelError, match=r"maxModelLen 97 is above the 96 tokens the KV cache holds"):
+        plan_cache(request(max_model_len=97, kv_cache_bytes=100_000))
+
+
+def resident_bytes() -> int:
+    """This process's resident memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_the_cache_is_zero_and_resident_only_where_it_was_written() -> None:
+    plan = plan_cache(request(max_num_seqs=512))
+    before = resident_bytes()
+    layers = allocate_cache(request().model, plan, block_tokens=16, dtype=torch.float32)
+    assert [list(layer.shape) for layer in layers] == [[plan.blocks, 2, 4, 16, 16]] * 2
+    assert plan.blocks * plan.block_bytes == 256 << 20
+    assert resident_bytes() - before < 8 << 20
+    assert float(layers[1][plan.blocks // 2].abs().sum()) == 0.0
+    layers[1][3] = 1.0
+    assert float(layers[0].narrow(0, 3, 1).sum()) == 0.0
+
+
+def write_files(root: Path, files: dict[str, str]) -> Path:
+    """A piece of /sys and /proc."""
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return root
+
+
+V2_POD = {
+    "proc/self/cgroup": "0::/\n",
+    "sys/fs/cgroup/memory.max": "2147483648\n",
+    "sys/fs/cgroup/memory.current": "600000000\n",
+    "sys/fs/cgroup/memory.stat": "anon 1\nactive_file 90000000\ninactive_file 10000000\n",
+    "sys/fs/cgroup/cpu.max": "250000 100000\n",
+}
+# In a container the cgroup of /proc is not below the mount; v1 says "no limit" with a large number.
+V1_POD = {
+    "proc/self/cgroup": "4:memory:/kubepods/pod1/abc\n3:cpu,cpuacct:/kubepods/pod1/abc\n",
+    "sys/fs/cgroup/memory/memory.limit_in_bytes": "1073741824\n",
+    "sys/fs/cgroup/memory/memory.usage_in_bytes": "700000000\n",
+    "sys/fs/cgroup/memory/memory.stat": "active_file 1\ntotal_inactive_file 150000000\ntotal_active_file 50000000\n",
+    "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+    "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+}
+V2_HOST = {
+    "proc/self/cgroup": "0::/a/b\n",
+    "sys/fs/cgroup/a/b/memory.max": "max\n",
+    "sys/fs/cgroup/a/b/memory.current": "300\n",
+    "sys/fs/cgroup/a/b/memory.stat": "inactive_file 100\n",
+    "sys/fs/cgroup/a/b/cpu.max": "max 100000\n",
+    "sys/fs/cgroup/a/memory.max": "5000\n",
+    "sys/fs/cgroup/a/cpu.max": "50000 100000\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("files", "limit", "used", "quota_cores"),
+    [(V2_POD, 2147483648, 500_000_000, 2), (V1_POD, 1073741824, 500_000_000, 10**6), (V2_HOST, 5000, 200, 1)],
+    ids=["v2 pod", "v1 pod", "v2 host, limited by its parent"],
+)
+def test_limits_are_read_from_both_cgroup_versions(
+    tmp_path: Path, files: dict[str, str], limit: int, used: int, quota_cores: int
+) -> None:
+    root = write_files(tmp_path, files)
+    assert machine.memory_limit_bytes(root) == limit
+    assert machine.memory_used_bytes(root) == used
+    assert machine.usable_cores(root) == min(quota_cores, len(os.sched_getaffinity(0)))
+
+
+def test_without_cgroups_there_is_no_limit_and_use_is_what_is_resident(tmp_path: Path) -> None:
+    root = write_files(tmp_path, {"proc/self/statm": "1000 250 0 0 0 0 0\n"})
+    assert machine.memory_limit_bytes(root) is None
+    assert machine.memory_used_bytes(root) == 250 * os.sysconf("SC_PAGE_SIZE")
+    assert machine.usable_cores(root) == len(os.sched_getaffinity(0))
+
+
+def test_a_limit_of_v1_s_largest_number_is_no_limit(tmp_path: Path) -> None:
+    unlimited = V1_POD | {"sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n"}
+    assert machine.memory_limit_bytes(write_files(tmp_path, unlimited)) is None
