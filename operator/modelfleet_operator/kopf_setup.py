@@ -40,7 +40,7 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.networking.connect_timeout = 10.0
     settings.networking.request_timeout = 30.0
     settings.watching.connect_timeout = 10.0
-    settings.watching.server_timeout = 300.0
+    settings.watching.server_timeout = 300  # An int: it goes into the URL as it is, and 300.0 is a 400.
     settings.process.ultimate_exiting_timeout = EXIT_SECONDS
     return settings
 

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 from typing import Any
@@ -22,6 +23,8 @@ from modelfleet_operator.kopf_setup import kopf_credentials, kopf_settings
 from modelfleet_operator.logs import configure_logs
 from modelfleet_operator.runtime import Runtime
 from modelfleet_operator.settings import Settings, SettingsError, load_settings
+
+logger = logging.getLogger(__name__)
 
 EXIT_CONFIGURATION = 2
 
@@ -74,7 +77,13 @@ def main() -> None:
         sys.exit(EXIT_CONFIGURATION)
     configure_logs(settings.log_level)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        sys.exit(runner.run(run(settings, connection)))
+        try:
+            exit_code = runner.run(run(settings, connection))
+        except Exception:
+            # Only so that the last line is JSON like all the others; the process still ends.
+            logger.exception("the operator ends because of an error")
+            exit_code = 1
+    sys.exit(exit_code)
 
 
 if __name__ == "__main__":
