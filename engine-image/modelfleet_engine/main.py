@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_termination_message(one_line(error))
         sys.stderr.write(f"modelfleet-engine: {one_line(error)}\n")
         return ExitCode.BAD_MODEL
-    return server.serve(options, started_seconds=started_seconds)
+    server.serve(options, started_seconds=started_seconds)
 
 
 def _exit_at_once(_signal_number: int, _frame: FrameType | None) -> None:

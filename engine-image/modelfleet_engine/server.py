@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Thread
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import uvloop
 from aiohttp import web
@@ -56,10 +56,13 @@ def load_engine_model(config: EngineConfig) -> LoadedDevice:
     return load_model(config)
 
 
-def serve(options: ServeOptions, *, started_seconds: float, loader: Loader = load_engine_model) -> int:
-    """Serves until SIGTERM and a finished drain (0) or a failure (its code)."""
+def serve(options: ServeOptions, *, started_seconds: float, loader: Loader = load_engine_model) -> NoReturn:
+    """Serves until SIGTERM and a finished drain, or a failure; then ends the process with the code of that."""
     configure_logging()
-    return uvloop.run(Server(options, started_seconds=started_seconds, loader=loader).run())
+    code = uvloop.run(Server(options, started_seconds=started_seconds, loader=loader).run())
+    # Not by returning: destructors of torch's thread pools may abort at exit (seen with Debian's torch 2.6), which
+    # would turn a clean drain into exit code 134.
+    _exit_process(code)
 
 
 class Server:
@@ -81,7 +84,7 @@ class Server:
         self._outcome: asyncio.Future[ExitCode] | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def run(self) -> int:
+    async def run(self) -> ExitCode:
         """Opens the port, starts loading, and waits for the end."""
         loop = asyncio.get_running_loop()
         self._outcome = loop.create_future()
@@ -261,7 +264,7 @@ def _tell(message: str, code: ExitCode) -> ExitCode:
     return code
 
 
-def _exit_process(code: ExitCode) -> None:
+def _exit_process(code: ExitCode) -> NoReturn:
     """Ends the process without waiting for threads that load or hang."""
     sys.stdout.flush()
     sys.stderr.flush()

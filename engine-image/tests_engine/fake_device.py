@@ -101,7 +101,7 @@ class FakeDevice:
     """Implements `step_plan.Device` with a worker thread and a fixed time per step.
 
     `events` records ("submit", step) and ("wait", step) in the order the host made them. `gate`, if given, is
-    waited for before each step computes. `fail_at_step` raises there.
+    waited for before each step computes. `fail_at_step` raises there, `hang_at_step` never ends.
     """
 
     model: NextToken
@@ -111,6 +111,7 @@ class FakeDevice:
     step_seconds: float = 0.0
     gate: threading.Event | None = None
     fail_at_step: int | None = None
+    hang_at_step: int | None = None
     failure: Exception = field(default_factory=lambda: RuntimeError("the fake device broke"))
     events: list[tuple[str, int]] = field(default_factory=list)
 
@@ -149,6 +150,8 @@ class FakeDevice:
         while (plan := self._plans.get()) is not None:
             if self.gate is not None:
                 self.gate.wait()
+            if plan.step_id == self.hang_at_step:
+                threading.Event().wait()
             started = time.monotonic()
             if self.step_seconds:
                 time.sleep(self.step_seconds)

@@ -1,7 +1,8 @@
 """A real server process over the fake device: `python -m tests_engine.fake_server DIR [serve's flags]`.
 
 The environment says how the device behaves: FAKE_STEP_SECONDS, FAKE_FAIL_AT_STEP, FAKE_LOAD_SECONDS,
-FAKE_FAILURE, FAKE_MODEL_ERROR, FAKE_KV_BLOCKS.
+FAKE_FAILURE,
+FAKE_HANG_AT_STEP, FAKE_STUCK_SECONDS, FAKE_HUNG_SECONDS, FAKE_MODEL_ERROR, FAKE_KV_BLOCKS.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 from modelfleet_api.engine_config import EngineConfig
-from modelfleet_engine import server, settings
+from modelfleet_engine import server, serving, settings
 from modelfleet_engine.errors import ModelError
 from modelfleet_engine.step_plan import Device
 
@@ -59,6 +61,7 @@ def load_fake_model(config: EngineConfig) -> FakeModel:
         raise ModelError(message)
     kv_blocks = int(os.environ.get("FAKE_KV_BLOCKS", "1024"))
     block_tokens = 16
+    hang_at = os.environ.get("FAKE_HANG_AT_STEP")
     fail_at = os.environ.get("FAKE_FAIL_AT_STEP")
     device = FakeDevice(
         model=Alphabet(),
@@ -66,6 +69,7 @@ def load_fake_model(config: EngineConfig) -> FakeModel:
         kv_blocks=kv_blocks,
         block_tokens=block_tokens,
         step_seconds=float(os.environ.get("FAKE_STEP_SECONDS", "0.002")),
+        hang_at_step=None if hang_at is None else int(hang_at),
         fail_at_step=None if fail_at is None else int(fail_at),
         failure=MemoryError() if os.environ.get("FAKE_FAILURE") == "OutOfMemory" else RuntimeError(BROKEN),
     )
@@ -78,13 +82,15 @@ def load_fake_model(config: EngineConfig) -> FakeModel:
     )
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> NoReturn:
     """Like `modelfleet-engine serve`, with the fake loader."""
     parser = argparse.ArgumentParser()
     settings.add_serve_arguments(parser)
     options = settings.parse_serve_options(parser.parse_args(argv))
-    return server.serve(options, started_seconds=time.monotonic(), loader=load_fake_model)
+    serving.STUCK_STEP_SECONDS = float(os.environ.get("FAKE_STUCK_SECONDS", serving.STUCK_STEP_SECONDS))
+    server.HUNG_STEP_SECONDS = float(os.environ.get("FAKE_HUNG_SECONDS", server.HUNG_STEP_SECONDS))
+    server.serve(options, started_seconds=time.monotonic(), loader=load_fake_model)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])

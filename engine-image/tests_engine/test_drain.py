@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import signal
 import socket
 import threading
 import time
@@ -179,3 +180,30 @@ def test_a_port_in_use_is_one_clear_line(directory: Path) -> None:
 
     assert "address already in use" in server.stderr
     assert server.stderr.count("\n") == 1
+
+
+def test_a_hung_step_is_unhealthy_first_and_then_ends_the_process(directory: Path) -> None:
+    environment = {"FAKE_HANG_AT_STEP": "5", "FAKE_STUCK_SECONDS": "0.2", "FAKE_HUNG_SECONDS": "0.8"}
+    with fake_server(directory, environment=environment) as server:
+        with _stream(server, max_tokens=100) as response:
+            healthy = server.get("/health")
+            time.sleep(0.4)
+            unhealthy = server.get("/health")
+            events = _events(response.read())
+        assert server.wait() == 5
+
+    assert (healthy.status, unhealthy.status) == (200, 503)
+    assert "a step has been running for" in unhealthy.json()["reason"]
+    assert len(events) == 6
+    assert json.loads(events[-1])["error"]["code"] == "engine_hung"
+    assert "a step has been running for" in server.stderr
+
+
+def test_an_interrupt_in_a_terminal_tells_the_clients_and_ends(directory: Path) -> None:
+    with fake_server(directory, environment=SLOW) as server:
+        with _stream(server, max_tokens=1000) as response:
+            server.process.send_signal(signal.SIGINT)
+            last = json.loads(_events(response.read())[-1])
+        assert server.wait() == 0
+
+    assert last["error"]["code"] == "engine_interrupted"
