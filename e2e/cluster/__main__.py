@@ -9,6 +9,7 @@ import argparse
 import sys
 import time
 
+from e2e import images
 from e2e.cluster import prerequisites, toolchain
 from e2e.cluster.interface import ClusterOptions, ClusterStatus, SimulatedGpus
 from e2e.cluster.provider import choose
@@ -48,7 +49,7 @@ def _run(options: argparse.Namespace) -> None:
             _print_status(cluster.status())
         case "load-image":
             for image in options.images:
-                cluster.load_image(image)
+                cluster.load_image(images.build(image) if image in images.NAMES else image)
         case "kubeconfig":
             print(cluster.kubeconfig)
 
@@ -88,7 +89,12 @@ def _parser() -> argparse.ArgumentParser:
     down.add_argument("--purge", action="store_true", help="remove the image store, too")
     commands.add_parser("status", help="components, nodes, image store")
     load = commands.add_parser("load-image", help="give the nodes images")
-    load.add_argument("images", nargs="+", help="a reference in the image cache, or an image archive")
+    load.add_argument(
+        "images",
+        nargs="+",
+        help=f"one of ours by name, built if need be ({', '.join(images.NAMES)}), a reference in the image cache, "
+        "or an image archive",
+    )
     commands.add_parser("kubeconfig", help="print the path of an administrator's kubeconfig")
     commands.add_parser("build", help="build every program of the local cluster into the cache")
     commands.add_parser("prerequisites", help="install what the local provider needs, with apt")

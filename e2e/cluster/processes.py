@@ -57,9 +57,8 @@ def start(
             start_new_session=True,
         )
     _children[process.pid] = process
-    ticks = start_ticks(process.pid)
-    if ticks is None:
-        raise CommandError(f"{name} ended at once:\n{last_lines(log)}")
+    # Ours until we wait for it, so the kernel still knows it even if it has ended already.
+    _, ticks = _state_and_ticks(process.pid)
     record = ProcessRecord(name=name, pid=process.pid, start_ticks=ticks, log=str(log))
     (records / f"{name}.json").write_text(json.dumps(asdict(record)))
     return record
@@ -88,17 +87,16 @@ def is_alive(record: ProcessRecord) -> bool:
 def start_ticks(pid: int) -> int | None:
     """Start time of a process in clock ticks since boot (proc(5), stat field 22); None when gone or a zombie."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        state, ticks = _state_and_ticks(pid)
     except (FileNotFoundError, ProcessLookupError):
         return None
-    # The second field is the name in parentheses and may hold anything, parentheses too.
-    fields = stat[stat.rindex(")") + 2 :].split()
-    return None if fields[0] in {"Z", "X"} else int(fields[19])
+    return None if state in {"Z", "X"} else ticks
 
 
 def stop(records: Iterable[ProcessRecord], *, timeout_seconds: float = 10.0) -> None:
     """SIGTERM to all at once, SIGKILL to those still there after the timeout; returns when all are gone."""
-    waiting = [record for record in records if is_alive(record)]
+    stopping = [record for record in records if is_alive(record)]
+    waiting = stopping
     for number, patience in ((signal.SIGTERM, timeout_seconds), (signal.SIGKILL, 10.0)):
         for record in waiting:
             _signal(record, number)
@@ -108,6 +106,10 @@ def stop(records: Iterable[ProcessRecord], *, timeout_seconds: float = 10.0) -> 
             time.sleep(0.02 if waiting else 0)
     if waiting:
         raise CommandError(f"still there after SIGKILL: {', '.join(f'{r.name} ({r.pid})' for r in waiting)}")
+    for record in stopping:
+        child = _children.pop(record.pid, None)
+        if child is not None:
+            child.wait(timeout=1.0)
 
 
 def require_alive(records: Iterable[ProcessRecord]) -> None:
@@ -149,3 +151,10 @@ def _signal(record: ProcessRecord, number: signal.Signals) -> None:
         os.kill(record.pid, number)
     except ProcessLookupError:
         return
+
+
+def _state_and_ticks(pid: int) -> tuple[str, int]:
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    # The second field is the name in parentheses and may hold anything, parentheses too.
+    fields = stat[stat.rindex(")") + 2 :].split()
+    return fields[0], int(fields[19])

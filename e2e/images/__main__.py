@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
         for name in NAMES if "all" in chosen else [name for name in chosen if name != "prune"]:
             reference = build(name)
             print(reference)
-            say(f"  {layout.size_bytes(reference) / 1e6:.0f} MB unpacked")
+            say(f"  {layout.size_bytes(reference) / 1e6:.0f} MB compressed")
         if "prune" in chosen:
             freed = layout.keep([image_reference(name, root=REPOSITORY) for name in NAMES])
             say(f"dropped images of earlier versions: {freed / 1e6:.0f} MB")

@@ -133,9 +133,9 @@ def _need_in_storage(reference: str, *, layout: ImageLayout) -> None:
 
 
 def _push(reference: str, *, layout: ImageLayout) -> None:
-    # Uncompressed: layers are only copied within this machine, and compressing 1.5 GB takes a minute.
+    # Layers the layout has already are neither compressed nor written again.
     layout.directory.mkdir(parents=True, exist_ok=True)
-    _buildah("push", "--quiet", "--disable-compression", reference, f"oci:{layout.directory}:{reference}")
+    _buildah("push", "--quiet", reference, f"oci:{layout.directory}:{reference}")
 
 
 def _run_in(container: str, *, script: str, what: str, log: str) -> None:

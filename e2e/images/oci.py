@@ -66,7 +66,7 @@ class ImageLayout:
         return [manifest, _blob(content["config"]), *(_blob(layer) for layer in content["layers"])]
 
     def size_bytes(self, reference: str) -> int:
-        """The sum of an image's blobs; layers are stored uncompressed, so this is about what it unpacks to."""
+        """The sum of an image's blobs, whose layers are compressed: what travels to a node that has none."""
         return sum(blob.size_bytes for blob in self.blobs(reference))
 
     def path(self, digest: str) -> Path:

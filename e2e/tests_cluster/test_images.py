@@ -1,0 +1,118 @@
+"""An image's reference covers what goes into it, and the layout keeps shared layers once."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from e2e.cluster.shell import UserError
+from e2e.images.oci import ImageLayout, single_file_layer
+from e2e.images.recipe import (
+    APPS,
+    BASE,
+    BASE_TORCH,
+    AppRecipe,
+    app_reference,
+    copied_paths,
+    image_reference,
+    source_files,
+)
+
+DOCKERFILE = """\
+ARG BASE_IMAGE
+FROM ${BASE_IMAGE} AS build
+COPY pyproject.toml \\
+     constraints.txt ./
+COPY --chmod=644 part/package package
+FROM ${BASE_IMAGE}
+COPY --from=build /opt /opt
+"""
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    for name, content in {
+        "Dockerfile": DOCKERFILE,
+        ".gitignore": "*.pyc\n",
+        "pyproject.toml": "",
+        "constraints.txt": "",
+        "part/package/code.py": "x = 1\n",
+        "part/package/code.pyc": "",
+        "part/tests/test.py": "",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    return tmp_path
+
+
+RECIPE = AppRecipe(name="app", dockerfile=Path("Dockerfile"), on=BASE)
+
+
+def test_copy_lines_name_the_sources_and_stages_do_not_count() -> None:
+    assert copied_paths(DOCKERFILE) == ["pyproject.toml", "constraints.txt", "part/package"]
+
+
+def test_what_git_ignores_and_what_is_not_copied_is_not_part_of_an_image(repository: Path) -> None:
+    files = [str(file) for file in source_files(repository, dockerfile=Path("Dockerfile"))]
+    assert files == ["Dockerfile", "constraints.txt", "part/package/code.py", "pyproject.toml"]
+
+
+def test_a_reference_changes_with_the_copied_code_and_with_nothing_else(repository: Path) -> None:
+    before = app_reference(RECIPE, root=repository)
+    (repository / "part/tests/test.py").write_text("changed")
+    (repository / "part/package/code.pyc").write_text("changed")
+    assert app_reference(RECIPE, root=repository) == before
+    (repository / "part/package/code.py").write_text("x = 2\n")
+    assert app_reference(RECIPE, root=repository) != before
+
+
+def test_a_change_of_the_base_changes_every_image_on_it(repository: Path) -> None:
+    other = dataclasses.replace(BASE, packages=(*BASE.packages, "curl"))
+    torch = dataclasses.replace(BASE_TORCH, on=other)
+    assert other.reference != BASE.reference
+    assert torch.reference != BASE_TORCH.reference
+    changed = dataclasses.replace(RECIPE, on=other)
+    assert app_reference(changed, root=repository) != app_reference(RECIPE, root=repository)
+
+
+def test_an_image_without_a_dockerfile_is_the_users_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no operator/Dockerfile"):
+        app_reference(APPS["control"], root=tmp_path)
+
+
+def test_an_unknown_image_is_a_key_error() -> None:
+    with pytest.raises(KeyError):
+        image_reference("gateway", root=Path())
+
+
+def test_an_image_that_is_not_built_is_named_with_those_that_are(tmp_path: Path) -> None:
+    layout = ImageLayout(tmp_path)
+    layout.add_image("localhost/a:1", layer=single_file_layer("f", b""), configuration={})
+    with pytest.raises(UserError, match=r"image localhost/b:1: not in the image cache \(there: localhost/a:1\)"):
+        layout.manifest("localhost/b:1")
+
+
+def test_a_layer_two_images_share_lies_there_once_and_goes_with_the_last(tmp_path: Path) -> None:
+    layout = ImageLayout(tmp_path)
+    for reference in ("localhost/a:1", "localhost/b:1"):
+        layer = single_file_layer("shared", b"S" * 1000)
+        layout.add_image(reference, layer=layer, configuration={"author": reference})
+    layer_path = layout.path(layout.blobs("localhost/a:1")[-1].digest)
+    assert len(list((tmp_path / "blobs" / "sha256").iterdir())) == 5
+    layout.keep(["localhost/a:1"])
+    assert layout.references() == ["localhost/a:1"]
+    assert layer_path.exists()
+    assert layout.keep([]) > 1000
+    assert list((tmp_path / "blobs" / "sha256").iterdir()) == []
+
+
+def test_an_image_of_the_same_name_replaces_the_older_one(tmp_path: Path) -> None:
+    layout = ImageLayout(tmp_path)
+    for content in (b"old", b"new"):
+        layout.add_image("localhost/a:1", layer=single_file_layer("f", content), configuration={})
+    assert layout.references() == ["localhost/a:1"]
+    assert layout.size_bytes("localhost/a:1") > 0
