@@ -100,7 +100,7 @@ def _pod_spec(resource: Resource, spec: LLMDeploymentSpec, *, settings: Operator
             {"name": names.SCRATCH_VOLUME, "emptyDir": {}},
         ],
     }
-    return pod | _placement(spec.placement)
+    return pod | _placement(resource, spec.placement)
 
 
 def _engine_container(
@@ -166,7 +166,7 @@ def _resources(spec: LLMDeploymentSpec) -> dict[str, Any]:
     return parts
 
 
-def _placement(placement: Placement | None) -> dict[str, Any]:
+def _placement(resource: Resource, placement: Placement | None) -> dict[str, Any]:
     if placement is None:
         return {}
     selector = dict(placement.node_selector or {})
@@ -176,7 +176,11 @@ def _placement(placement: Placement | None) -> dict[str, Any]:
         "nodeSelector": selector,
         "tolerations": [dump(item) for item in placement.tolerations or []],
         "affinity": placement.affinity,
-        "topologySpreadConstraints": [dump(item) for item in placement.topology_spread_constraints or []],
+        # Without a selector a constraint counts no pods at all; this model's replicas are what is meant.
+        "topologySpreadConstraints": [
+            {"labelSelector": {"matchLabels": selector_labels(resource)}} | dump(item)
+            for item in placement.topology_spread_constraints or []
+        ],
         "priorityClassName": placement.priority_class_name,
         "runtimeClassName": placement.runtime_class_name,
         "schedulerName": placement.scheduler_name,
