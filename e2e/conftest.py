@@ -71,7 +71,7 @@ def space(fleet: product.Product, request: pytest.FixtureRequest) -> Iterator[Sp
     if request.session.testsfailed > failures:
         dump(fleet, namespace)
     fleet.kubectl.run("delete", "namespace", namespace, "--wait=false")
-    fleet.kubectl.run("delete", "pv", "-l", f"modelfleet.dev/namespace={namespace}", "--wait=false")
+    fleet.kubectl.run("delete", "pv", f"{namespace}-{product.MODEL_CLAIM}", "--wait=false")
 
 
 def dump(fleet: product.Product, namespace: str) -> None:
