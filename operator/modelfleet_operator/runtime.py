@@ -96,6 +96,8 @@ class Runtime:
         await self.leadership.release()
         await self.client.close()
         await self.http.close()
+        # kopf leaves a task that waits for the flag, and would then wait 5 s for that task.
+        self.stop_flag.set()
 
     def mark_dirty(self, key: ObjectKey) -> None:
         """Asks for a pass; those whose children exist already come first."""

@@ -61,5 +61,7 @@ async def world(client: Client) -> AsyncIterator[World]:
 @pytest.fixture
 async def operator(api_server: ApiServer, world: World, tmp_path: Path) -> AsyncIterator[OperatorProcess]:
     """A running operator that leads."""
-    async with OperatorProcess(api_server, directory=tmp_path, system_namespace=world.namespace) as process:
+    async with OperatorProcess(
+        api_server.kubeconfig_path, directory=tmp_path, system_namespace=world.namespace
+    ) as process:
         yield process

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import uuid
 from collections import Counter
 from pathlib import Path
 from types import TracebackType
@@ -14,8 +15,6 @@ from typing import Any
 
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
-
-from e2e.cluster.apiserver import ApiServer
 
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0
@@ -25,9 +24,9 @@ WRITES = frozenset({"apply", "patch", "create", "update", "delete"})
 class OperatorProcess:
     """`async with` starts it and waits until it is ready and leads; leaving sends SIGTERM and waits."""
 
-    def __init__(self, api_server: ApiServer, *, directory: Path, system_namespace: str, name: str = "op-0") -> None:
-        self._api_server = api_server
-        self._log_path = directory / f"{name}.log"
+    def __init__(self, kubeconfig: Path, *, directory: Path, system_namespace: str, name: str = "op-0") -> None:
+        self._kubeconfig = kubeconfig
+        self._log_path = directory / f"{name}-{uuid.uuid4().hex[:6]}.log"
         self._system_namespace = system_namespace
         self._name = name
         self._process: asyncio.subprocess.Process | None = None
@@ -47,7 +46,7 @@ class OperatorProcess:
         """Starts the process; returns once its probes are served."""
         environment = {
             **os.environ,
-            "KUBECONFIG": str(self._api_server.kubeconfig_path),
+            "KUBECONFIG": str(self._kubeconfig),
             "MODELFLEET_ENGINE_IMAGE": "engine:test",
             "MODELFLEET_ENGINE_GPU_IMAGE": "engine:test-gpu",
             "MODELFLEET_HTTP_PORT": "0",
@@ -125,7 +124,7 @@ class OperatorProcess:
                 counted[label["resource"]] += int(value)
         return counted
 
-    async def quiet(self, *, seconds: float = 0.6) -> None:
+    async def quiet(self, *, seconds: float = 0.3) -> None:
         """Until it has made no pass for a while."""
         async with asyncio.timeout(START_SECONDS):
             before = -1.0

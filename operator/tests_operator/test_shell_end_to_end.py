@@ -32,7 +32,12 @@ async def ready_model(world: World, name: str = "m", **spec: Any) -> None:
     await world.apply_model(name, **spec)
     await world.wait_children(name)
     await world.make_ready(name)
-    await until(lambda: is_true(world, name, "Ready"))
+    await until(lambda: is_ready_in_full(world, name))
+
+
+async def is_ready_in_full(world: World, name: str) -> bool:
+    status = (await world.model(name))["status"]
+    return bool(status["readyReplicas"] == status["desiredReplicas"]) and await is_true(world, name, "Ready")
 
 
 async def is_true(world: World, name: str, condition: str) -> bool:
@@ -82,14 +87,16 @@ async def test_a_second_reconcile_writes_nothing(operator: OperatorProcess, worl
 async def test_an_operator_stopped_or_killed_and_started_again_writes_nothing(
     api_server: ApiServer, world: World, tmp_path: Path, with_signal: signal.Signals
 ) -> None:
-    first = OperatorProcess(api_server, directory=tmp_path, system_namespace=world.namespace)
+    first = OperatorProcess(api_server.kubeconfig_path, directory=tmp_path, system_namespace=world.namespace)
     async with first:
         await ready_model(world, replicas=2)
         await first.quiet()
         exit_code = await first.stop(with_signal=with_signal)
         assert exit_code == (0 if with_signal is signal.SIGTERM else -signal.SIGKILL)
     versions = await world.versions("m")
-    async with OperatorProcess(api_server, directory=tmp_path, system_namespace=world.namespace) as second:
+    async with OperatorProcess(
+        api_server.kubeconfig_path, directory=tmp_path, system_namespace=world.namespace
+    ) as second:
         await second.quiet()
         assert await second.writes() == {}
     assert await world.versions("m") == versions
@@ -197,7 +204,9 @@ async def test_of_two_replicas_one_acts_and_the_other_takes_over_without_writing
     api_server: ApiServer, world: World, tmp_path: Path
 ) -> None:
     def process(name: str) -> OperatorProcess:
-        return OperatorProcess(api_server, directory=tmp_path, system_namespace=world.namespace, name=name)
+        return OperatorProcess(
+            api_server.kubeconfig_path, directory=tmp_path, system_namespace=world.namespace, name=name
+        )
 
     async with process("op-0") as first:
         await ready_model(world)
