@@ -80,8 +80,9 @@ class CuttableProxy:
             request.method,
             f"{self._upstream.server}{request.path}",
             params=self._query(request),
-            data=await request.read(),
+            data=await request.read() or None,
             headers=headers,
+            skip_auto_headers=("Content-Type",),
         ) as upstream:
             answer = {name: value for name, value in upstream.headers.items() if name.lower() not in HOP_HEADERS}
             response = web.StreamResponse(status=upstream.status, headers=answer)
