@@ -62,6 +62,8 @@ async def run(settings: Settings, connection: Connection) -> int:
         clusterwide=True,
         settings=kopf_settings(),
         memo=kopf.Memo(runtime=runtime),
+        # kopf would ask for the user's name, and a container's user id has none.
+        identity=settings.pod_name,
         stop_flag=runtime.stop_flag,
     )
     return runtime.exit_code
