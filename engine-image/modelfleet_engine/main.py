@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _exit_at_once)
     import argparse
 
-    from modelfleet_engine import server, settings
+    from modelfleet_engine import fetch, settings
     from modelfleet_engine.errors import ExitCode, ModelError, one_line, write_termination_message
 
     parser = argparse.ArgumentParser(
@@ -29,7 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="serve a model directory over HTTP")
     settings.add_serve_arguments(serve)
+    fetch.add_arguments(commands.add_parser("fetch", help="download a model of the Hugging Face Hub, once"))
     arguments = parser.parse_args(argv)
+    if arguments.command == "fetch":
+        return fetch.run(arguments)
+    from modelfleet_engine import server
+
     try:
         options = settings.parse_serve_options(arguments)
     except ValueError as error:

@@ -31,10 +31,6 @@ FILES = {
     "onnx/model.json": b"{}",
 }
 WANTED = {"config.json", "tokenizer.json", "tokenizer.model", "chat_template.jinja", "model.safetensors"}
-PROGRAM = (
-    "import argparse, sys; from modelfleet_engine import fetch; parser = argparse.ArgumentParser();"
-    "fetch.add_arguments(parser); sys.exit(fetch.run(parser.parse_args()))"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +60,9 @@ class Place:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE"))}
         return await asyncio.create_subprocess_exec(
             sys.executable,
-            "-c",
-            PROGRAM,
+            "-m",
+            "modelfleet_engine.main",
+            "fetch",
             f"--source={source}",
             f"--dest={self.model}",
             stderr=asyncio.subprocess.PIPE,
