@@ -11,9 +11,10 @@ import json
 import shutil
 from pathlib import Path
 
-from e2e.cluster import cgroups, network, processes
+from e2e.cluster import cgroups, network, node_images, processes
 from e2e.cluster.node import Node, ctr, launch_containerd
 from e2e.cluster.shell import CommandError, run, wait_until
+from e2e.images.oci import ImageLayout
 
 # Directories the components make outside the state directory, with no option to say where.
 OUTSIDE = (
@@ -62,15 +63,15 @@ def tear_down(state: Path, *, nodes: list[Node]) -> None:
     network.tear_down(state)
     for node in nodes:
         if node.store.exists():
-            forget_containers(node)
+            tidy_store(node)
     _remove_outside(state)
     remove_tree(state)
     if state.parent.exists() and not any(state.parent.iterdir()):
         state.parent.rmdir()
 
 
-def forget_containers(node: Node) -> None:
-    """Drops the containers and their snapshots from the node's store, keeping its images.
+def tidy_store(node: Node) -> None:
+    """Drops containers and their snapshots from the node's store, and images that our cache no longer has.
 
     For that a containerd without the CRI plugin runs for a moment: with it, containerd would first try to
     bring the dead containers back.
@@ -90,6 +91,7 @@ def forget_containers(node: Node) -> None:
         containers = ctr(node, "containers", "list", "--quiet").split()
         if containers:
             ctr(node, "containers", "delete", *containers)
+        node_images.forget_old(node, kept=set(ImageLayout().references()))
     finally:
         processes.stop([record])
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 from e2e.cluster.node import NAMESPACE, Node, ctr
 from e2e.cluster.shell import CommandError, UserError, phase
 from e2e.images.oci import ImageLayout
+from e2e.images.pause import REPOSITORY
 
 
 def load(node: Node, *, image: str) -> None:
@@ -31,10 +33,25 @@ def load(node: Node, *, image: str) -> None:
 
 def has_image(node: Node, *, reference: str, digest: str) -> bool:
     """Whether the node's image of that name is the one with that manifest digest."""
-    for line in ctr(node, "images", "list", f"name=={reference}").splitlines()[1:]:
-        if line.split()[0] == reference and digest in line.split():
-            return True
-    return False
+    return images(node).get(reference) == digest
+
+
+def images(node: Node) -> dict[str, str]:
+    """Manifest digest by image name, as the node's containerd has them."""
+    # Name, media type, digest, size and more, in columns.
+    rows = [line.split() for line in ctr(node, "images", "list").splitlines()[1:]]
+    return {row[0]: row[2] for row in rows}
+
+
+def forget_old(node: Node, *, kept: Collection[str]) -> None:
+    """Removes our images that are not in `kept`; nobody else's."""
+    present = images(node)
+    kept_digests = {digest for name, digest in present.items() if name in kept}
+    # The CRI plugin gives every image a second name, by the digest of its configuration.
+    ours = {digest for name, digest in present.items() if name.startswith(f"{REPOSITORY}/")}
+    old = [name for name, digest in present.items() if digest in ours - kept_digests]
+    if old:
+        ctr(node, "images", "delete", "--sync", *old)
 
 
 def _import(node: Node, *, layout: ImageLayout, reference: str) -> None:

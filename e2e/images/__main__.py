@@ -8,9 +8,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from e2e.cluster.paths import REPOSITORY
 from e2e.cluster.shell import CommandError, UserError, say
-from e2e.images.build import NAMES, build, image_reference
+from e2e.images.build import NAMES, build, forget_old
 from e2e.images.oci import ImageLayout
 
 
@@ -25,8 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(reference)
             say(f"  {layout.size_bytes(reference) / 1e6:.0f} MB compressed")
         if "prune" in chosen:
-            freed = layout.keep([image_reference(name, root=REPOSITORY) for name in NAMES])
-            say(f"dropped images of earlier versions: {freed / 1e6:.0f} MB")
+            forget_old(layout, versions=1)
+            say("kept the newest image of each name")
     except UserError as error:
         say(f"error: {error}")
         return 2

@@ -78,6 +78,13 @@ def build_app(recipe: AppRecipe, *, root: Path, layout: ImageLayout) -> str:
     return reference
 
 
+def remove_from_storage(references: Sequence[str]) -> None:
+    """Removes images, and the layers only they had, from buildah's own storage."""
+    present = set(_buildah("images", "--format", "{{.Name}}:{{.Tag}}").split())
+    if removed := [reference for reference in references if reference in present]:
+        _buildah("rmi", *removed)
+
+
 def _debootstrap(container: str, *, recipe: BaseRecipe) -> None:
     root = _buildah("mount", container).strip()
     try:

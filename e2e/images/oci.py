@@ -115,6 +115,14 @@ class ImageLayout:
                 path.unlink()
         return freed
 
+    def repositories(self) -> dict[str, list[str]]:
+        """The images of each name without its tag, the oldest first."""
+        found: dict[str, list[str]] = {}
+        for entry in self._entries():
+            reference = entry["annotations"][REFERENCE]
+            found.setdefault(reference.rpartition(":")[0], []).append(reference)
+        return found
+
     def _entries(self) -> list[dict[str, Any]]:
         index = self.directory / "index.json"
         if not index.exists():

@@ -5,7 +5,9 @@ from __future__ import annotations
 from e2e.cluster.toolchain import binary
 from e2e.images.oci import ImageLayout, single_file_layer
 
-PAUSE_IMAGE = "localhost/modelfleet/pause:1"
+# "localhost": a name that no container engine ever looks for in a registry.
+REPOSITORY = "localhost/modelfleet"
+PAUSE_IMAGE = f"{REPOSITORY}/pause:1"
 
 
 def build_pause(layout: ImageLayout) -> str:

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from e2e.cluster.shell import UserError
-from e2e.images.pause import PAUSE_IMAGE
+from e2e.images.pause import PAUSE_IMAGE, REPOSITORY
 
 SUITE = "trixie"
-REPOSITORY = "localhost/modelfleet"
 CLEAN = (
     "apt-get clean",
     "rm -rf /var/lib/apt/lists/* /var/cache/apt /var/cache/debconf/*-old /var/log/*.log /var/log/apt",

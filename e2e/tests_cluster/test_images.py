@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from e2e.cluster.shell import UserError
+from e2e.images.build import old_references
 from e2e.images.oci import ImageLayout, single_file_layer
 from e2e.images.recipe import (
     APPS,
@@ -108,6 +109,14 @@ def test_a_layer_two_images_share_lies_there_once_and_goes_with_the_last(tmp_pat
     assert layer_path.exists()
     assert layout.keep([]) > 1000
     assert list((tmp_path / "blobs" / "sha256").iterdir()) == []
+
+
+def test_only_the_newest_versions_of_each_name_are_kept(tmp_path: Path) -> None:
+    layout = ImageLayout(tmp_path)
+    for reference in ("localhost/a:1", "localhost/b:1", "localhost/a:2", "localhost/a:3"):
+        layout.add_image(reference, layer=single_file_layer("f", b""), configuration={})
+    assert old_references(layout, versions=2) == ["localhost/a:1"]
+    assert old_references(layout, versions=1) == ["localhost/a:1", "localhost/a:2"]
 
 
 def test_an_image_of_the_same_name_replaces_the_older_one(tmp_path: Path) -> None:
