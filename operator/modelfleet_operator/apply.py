@@ -68,12 +68,18 @@ class Writer:
             written += await self._apply_children(plan.apply, resource=resource, attempts=attempts)
         written += await self._all([self._set_gate(gate, resource=resource) for gate in plan.gates])
         written += await self._all([self._delete(reference) for reference in plan.delete])
-        if plan.status is not None:
-            written += await self._write_status(plan.status, resource=resource)
+        # After a write another pass follows at once and sees what it did: one status instead of two.
+        if written == 0:
+            written += await self._report(plan, resource=resource)
+        return Outcome(written=written, has_new_errors=attempts.errors != errors_before)
+
+    async def _report(self, plan: Plan, *, resource: Resource) -> int:
+        """Status first: an event tells of a change that is written."""
+        written = await self._write_status(plan.status, resource=resource) if plan.status is not None else 0
         for event in plan.events:
             manifest = event_manifest(event, resource=resource, reporter=self._reporter, now=self._clocks.wall())
             written += await write_event(self._client, manifest, metrics=self._metrics)
-        return Outcome(written=written, has_new_errors=attempts.errors != errors_before)
+        return written
 
     async def _apply_children(self, manifests: Sequence[Manifest], *, resource: Resource, attempts: Attempts) -> int:
         now = self._clocks.monotonic()

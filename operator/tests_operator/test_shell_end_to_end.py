@@ -15,6 +15,7 @@ from modelfleet_kube.resources import (
     DEPLOYMENT,
     EVENT,
     LEASE,
+    POD_DISRUPTION_BUDGET,
     SERVICE,
     ObjectRef,
     Selection,
@@ -23,7 +24,7 @@ from modelfleet_operator.caches import CHILD_KINDS, LLM_DEPLOYMENT
 
 from e2e.cluster.apiserver import ApiServer
 from tests_operator.process import OperatorProcess
-from tests_operator.world import World, until
+from tests_operator.world import NOW, World, until
 
 pytestmark = pytest.mark.apiserver
 
@@ -122,6 +123,45 @@ async def test_what_others_change_in_children_is_repaired(operator: OperatorProc
         return restored["spec"]["selector"] == service["spec"]["selector"] and is_config_back and len(deployments) == 1
 
     await until(is_repaired)
+
+
+@pytest.mark.parametrize(
+    "limits", [{"maxUnavailable": None, "minAvailable": 1}, {"maxUnavailable": 2}, {"maxUnavailable": "50%"}]
+)
+async def test_a_disruption_budget_changed_by_others_is_repaired(
+    operator: OperatorProcess, world: World, limits: dict[str, Any]
+) -> None:
+    await world.apply_model("m")
+    await world.wait_children("m")
+    (budget,) = await world.children(POD_DISRUPTION_BUDGET, "m")
+    ref = world.ref(POD_DISRUPTION_BUDGET, budget["metadata"]["name"])
+    changed = await world.client.merge_patch(ref, {"spec": limits})
+    assert changed["spec"] != budget["spec"]
+
+    async def is_repaired() -> bool:
+        return bool((await world.client.get(ref))["spec"] == budget["spec"])
+
+    await until(is_repaired)
+
+
+async def test_what_the_kubelet_says_of_a_volume_reaches_the_condition(operator: OperatorProcess, world: World) -> None:
+    await world.apply_model("m")
+    await world.wait_children("m")
+    (deployment,) = await world.children(DEPLOYMENT, "m")
+    pod = await world.create_pod(deployment, index=0)
+    scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": NOW}
+    creating = {"name": names.ENGINE_CONTAINER, "ready": False, "restartCount": 0, "image": "i", "imageID": ""}
+    creating["state"] = {"waiting": {"reason": "ContainerCreating"}}
+    await world.set_pod_status(
+        pod["metadata"]["name"], phase="Pending", conditions=[scheduled], containerStatuses=[creating]
+    )
+    await world.tell_mount_failure(pod, message="MountVolume.SetUp failed: no such claim")
+
+    async def is_reported() -> bool:
+        ready = await world.condition("m", "Ready")
+        return ready.get("reason") == "VolumeNotMounted" and "no such claim" in ready["message"]
+
+    await until(is_reported, seconds=10)
 
 
 async def test_a_foreign_object_of_the_same_name_is_left_alone_and_reported(

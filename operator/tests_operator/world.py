@@ -13,7 +13,7 @@ from typing import Any
 from modelfleet_api import names
 from modelfleet_kube.client import Client
 from modelfleet_kube.errors import KubeError, NotFoundError
-from modelfleet_kube.resources import DEPLOYMENT, POD, ObjectRef, ResourceKind, Selection
+from modelfleet_kube.resources import DEPLOYMENT, EVENT, POD, ObjectRef, ResourceKind, Selection
 from modelfleet_operator.caches import CHILD_KINDS, LLM_DEPLOYMENT
 
 WAIT_SECONDS = 15.0
@@ -108,16 +108,33 @@ class World:
         """What scheduler and kubelet write; conditions merge by type."""
         await self.client.strategic_patch(self.ref(POD, pod_name), {"status": status}, subresource="status")
 
+    async def create_pod(self, deployment: dict[str, Any], *, index: int) -> dict[str, Any]:
+        """What the ReplicaSet controller creates, and the scheduler binds."""
+        template = deployment["spec"]["template"]
+        name = f"{deployment['metadata']['name']}-{index}"
+        metadata = {**template["metadata"], "name": name, "namespace": self.namespace}
+        return await self.client.create(POD, {"metadata": metadata, "spec": {**template["spec"], "nodeName": "node-0"}})
+
+    async def tell_mount_failure(self, pod: dict[str, Any], *, message: str) -> None:
+        """The kubelet's event about a volume."""
+        involved = {key: pod["metadata"][key] for key in ("name", "namespace", "uid")}
+        event = {
+            "metadata": {"generateName": "pod.", "namespace": self.namespace},
+            "involvedObject": {"apiVersion": "v1", "kind": "Pod", **involved},
+            "reason": "FailedMount",
+            "message": message,
+            "type": "Warning",
+            "firstTimestamp": NOW,
+            "lastTimestamp": NOW,
+        }
+        await self.client.create(EVENT, event)
+
     async def _start_pod(self, deployment: dict[str, Any], *, index: int) -> None:
         name = f"{deployment['metadata']['name']}-{index}"
         try:
             await self.client.get(self.ref(POD, name))
         except NotFoundError:
-            template = deployment["spec"]["template"]
-            metadata = {**template["metadata"], "name": name, "namespace": self.namespace}
-            # No service account admission here: the account's token would not be mounted anyway.
-            spec = {**template["spec"], "nodeName": "node-0"}
-            await self.client.create(POD, {"metadata": metadata, "spec": spec})
+            await self.create_pod(deployment, index=index)
         container = {"name": names.ENGINE_CONTAINER, "ready": True, "started": True, "restartCount": 0}
         container |= {"image": "i", "imageID": "i", "state": {"running": {"startedAt": NOW}}}
         true = {"status": "True", "lastTransitionTime": NOW}
