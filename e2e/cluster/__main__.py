@@ -12,6 +12,8 @@ import time
 from e2e import images
 from e2e.cluster import prerequisites, toolchain
 from e2e.cluster.interface import ClusterOptions, ClusterStatus, SimulatedGpus
+from e2e.cluster.locks import exclusive
+from e2e.cluster.paths import cache_directory
 from e2e.cluster.provider import choose
 from e2e.cluster.shell import CommandError, UserError, say
 
@@ -40,11 +42,14 @@ def _run(options: argparse.Namespace) -> None:
         prerequisites.install()
         return
     cluster = choose(options.provider, name=options.name)
+    lock = exclusive(cache_directory() / "cluster.lock", what="the cluster")
     match options.command:
         case "up":
-            cluster.up(ClusterOptions(nodes=options.nodes, gpus=_gpus(options)))
+            with lock:
+                cluster.up(ClusterOptions(nodes=options.nodes, gpus=_gpus(options)))
         case "down":
-            cluster.down(purge_images="purge" if options.purge else "keep")
+            with lock:
+                cluster.down(purge_images="purge" if options.purge else "keep")
         case "status":
             _print_status(cluster.status())
         case "load-image":

@@ -56,6 +56,7 @@ def tear_down(state: Path, *, nodes: list[Node]) -> None:
     processes.stop(records, timeout_seconds=0.0)
     # Container shims, and what a lost record leaves: everything that names the state directory.
     processes.stop(processes.find(PROGRAMS, argument=f"{state}/"), timeout_seconds=0.0)
+    _remove_shim_sockets(state)
     _unmount_below(state)
     for node in nodes:
         _unmount_below(node.store)
@@ -134,6 +135,14 @@ def _log_links(state: Path) -> list[Path]:
         return []
     links = [path for path in directory.iterdir() if path.is_symlink()]
     return [link for link in links if link.readlink().is_relative_to(state)]
+
+
+def _remove_shim_sockets(state: Path) -> None:
+    """Each container's bundle says where its shim listened; a killed shim leaves the socket."""
+    for address in state.glob("n*/containerd/io.containerd.runtime.v2.task/*/*/address"):
+        socket = Path(address.read_text().strip().removeprefix("unix://"))
+        if socket.is_socket():
+            socket.unlink()
 
 
 def _remove_outside(state: Path) -> None:

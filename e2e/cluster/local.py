@@ -192,6 +192,9 @@ class LocalCluster:
         records = processes.read_records(self.state / "pids")
         if not self._nodes_up() or not all(processes.is_alive(record) for record in records):
             return False
+        bridges = {self._nodes()[index].network.bridge for index in self._nodes_up()}
+        if not bridges <= set(network.bridges()):
+            return False
         return control_plane.is_serving(self._plane())
 
     def _ready_nodes(self) -> dict[str, bool]:

@@ -18,7 +18,8 @@ CLUSTER_RANGE = "198.18.0.0/15"
 BRIDGE_PREFIX = "mfbr"
 # kube-proxy's and ours; the CNI plugins make none, because masquerading is done here.
 CHAIN_PREFIXES = ("KUBE-", "MODELFLEET-")
-IPTABLES = ("iptables", "ip6tables")
+# kube-proxy writes rules for both families where the kernel has both.
+IPTABLES = ("iptables", "ip6tables") if Path("/proc/net/if_inet6").exists() else ("iptables",)
 
 SETTINGS = {
     "net/ipv4/ip_forward": "1",

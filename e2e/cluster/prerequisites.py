@@ -24,6 +24,8 @@ PROGRAMS = {
     "debootstrap": "debootstrap",
 }
 CNI_PACKAGE = "containernetworking-plugins"
+# Ubuntu has it as a package of its own; debootstrap checks Debian's signatures with it.
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 
 def missing_packages() -> list[str]:
@@ -33,6 +35,8 @@ def missing_packages() -> list[str]:
     missing = {package for program, package in PROGRAMS.items() if shutil.which(program, path=path) is None}
     if not any((Path(directory) / "bridge").exists() for directory in CNI_PLUGINS):
         missing.add(CNI_PACKAGE)
+    if not KEYRING.exists():
+        missing.add("debian-archive-keyring")
     return sorted(missing)
 
 
@@ -41,7 +45,7 @@ def require() -> None:
     if missing := missing_packages():
         raise UserError(f"install: {' '.join(missing)} (`python -m e2e.cluster prerequisites` does it with apt)")
     if os.geteuid() != 0:
-        raise UserError("the local cluster runs as root: use sudo, or install Docker and kind")
+        raise UserError("the local cluster runs as root: `sudo make …`, or install Docker and kind")
 
 
 def install() -> None:

@@ -11,11 +11,11 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from e2e.cluster.shell import CommandError
+from e2e.cluster.shell import CommandError, environment
 
 # Children of this very process have to be waited for, or they stay as zombies.
 _children: dict[int, subprocess.Popen[bytes]] = {}
@@ -37,7 +37,6 @@ def start(
     *,
     records: Path,
     log: Path,
-    env: Mapping[str, str] | None = None,
     dies_with: str = "nobody",
 ) -> ProcessRecord:
     """Starts `command` in a session of its own, output to `log`, and records it as `records/<name>.json`.
@@ -53,7 +52,7 @@ def start(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **(env or {})},
+            env=environment(),
             start_new_session=True,
         )
     _children[process.pid] = process

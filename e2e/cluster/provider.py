@@ -12,9 +12,11 @@ from e2e.cluster.shell import CommandError, run
 
 def choose(provider: str, *, name: str) -> Cluster:
     """The cluster `name` of the provider `kind`, `local`, or (`auto`) kind where it can run and else local."""
-    if provider == "kind" or (provider == "auto" and has_docker_and_kind()):
+    local = LocalCluster(name)
+    # A local cluster that is there stays in charge, also when Docker was started after it.
+    if provider == "kind" or (provider == "auto" and not local.state.exists() and has_docker_and_kind()):
         return KindCluster(name)
-    return LocalCluster(name)
+    return local
 
 
 def has_docker_and_kind() -> bool:

@@ -26,6 +26,14 @@ Runner = Callable[[Sequence[str]], str]
 """Runs a command line and returns its standard output; raises CommandError. Tests pass one that records."""
 
 
+def environment() -> dict[str, str]:
+    """This process's environment, with the cluster's own addresses kept away from any HTTP proxy."""
+    own = "localhost,127.0.0.1,198.18.0.0/15,.svc,.cluster.local"
+    before = os.environ.get("NO_PROXY") or os.environ.get("no_proxy")
+    direct = f"{before},{own}" if before else own
+    return {**os.environ, "NO_PROXY": direct, "no_proxy": direct}
+
+
 def run(
     command: Sequence[str],
     *,
@@ -37,7 +45,7 @@ def run(
     try:
         done = subprocess.run(
             list(command),
-            env={**os.environ, **(env or {})},
+            env={**environment(), **(env or {})},
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,
             capture_output=True,
@@ -69,7 +77,7 @@ def run_long(
         process = subprocess.Popen(
             list(command),
             cwd=cwd,
-            env={**os.environ, **(env or {})},
+            env={**environment(), **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -68,8 +68,10 @@ def test_missing_programs_are_one_line_that_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MODELFLEET_STATE", str(tmp_path))
+    monkeypatch.setenv("MODELFLEET_CACHE", str(tmp_path))
     monkeypatch.setattr("e2e.cluster.prerequisites.PROGRAMS", {"no-such-program": "some-package"})
     monkeypatch.setattr("e2e.cluster.prerequisites.CNI_PLUGINS", (str(tmp_path),))
+    monkeypatch.setattr("e2e.cluster.prerequisites.KEYRING", tmp_path)
     assert main(["--provider", "local", "up"]) == 2
     assert capsys.readouterr().err == (
         "error: install: containernetworking-plugins some-package "
