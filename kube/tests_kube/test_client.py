@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from modelfleet_kube import client as client_module
 from modelfleet_kube.client import Client
 from modelfleet_kube.connection import Connection
-from modelfleet_kube.errors import ConflictError, GoneError
-from modelfleet_kube.resources import CONFIG_MAP, Selection, resource_version_of
+from modelfleet_kube.errors import ConflictError, GoneError, UnavailableError
+from modelfleet_kube.resources import CONFIG_MAP, NAMESPACE, Selection, resource_version_of
 from modelfleet_kube.transport import RequestRecord
 
 from e2e.cluster.apiserver import ApiServer
@@ -98,3 +100,15 @@ async def test_a_bearer_token_is_enough_and_is_never_shown(api_server: ApiServer
     async with Client(connection) as client:
         assert (await client.list(Selection(kind=CONFIG_MAP, namespace=namespace))).items == []
     assert api_server.token not in repr(connection)
+
+
+async def test_a_token_that_was_replaced_is_read_again_after_a_401(api_server: ApiServer, tmp_path: Path) -> None:
+    token_file = tmp_path / "token"
+    token_file.write_text("expired", encoding="utf-8")
+    ca_pem = api_server.ca_path.read_text(encoding="utf-8")
+    async with Client(Connection(server=api_server.url, ca_pem=ca_pem, token_file=token_file)) as client:
+        with pytest.raises(UnavailableError) as caught:
+            await client.list(Selection(kind=NAMESPACE))
+        assert caught.value.code == 401
+        token_file.write_text(api_server.token, encoding="utf-8")
+        assert (await client.list(Selection(kind=NAMESPACE))).items
