@@ -6,6 +6,7 @@ Decides dtype, device and sizes; computes nothing itself.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -68,7 +69,9 @@ def load_runner(config: EngineConfig, *, backend: str | None = None) -> LoadedRu
     phases = StartPhases()
     with phases.phase("read_config"):
         device = _resolve_device(config)
-        torch.set_num_threads(machine.usable_cores())
+        # Who sets OMP_NUM_THREADS means it; torch has read it.
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(machine.usable_cores())
         model_path = Path(config.model_path)
         model_config = read_model_config(model_path)
         dtype = resolve_dtype(config.dtype, checkpoint=model_config.checkpoint_dtype)

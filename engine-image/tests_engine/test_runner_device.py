@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -105,7 +108,10 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def test_a_loaded_model_says_its_sizes_and_what_its_start_took(model_dir: Path) -> None:
+def test_a_loaded_model_says_its_sizes_and_what_its_start_took(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     config = EngineConfig(
         model_path=str(model_dir), served_model_name="tiny", block_tokens=8, kv_cache_bytes=1 << 20, dtype="bfloat16"
     )
@@ -118,6 +124,39 @@ def test_a_loaded_model_says_its_sizes_and_what_its_start_took(model_dir: Path) 
     assert list(model.phases) == ["read_config", "map_weights", "pack_weights", "allocate_kv_cache", "warm_up"]
     assert all(seconds >= 0 for seconds in model.phases.values())
     assert torch.get_num_threads() == machine.usable_cores()
+
+
+def test_a_number_of_threads_the_user_has_set_stays(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    config = EngineConfig(model_path=str(model_dir), served_model_name="tiny", kv_cache_bytes=1 << 20)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        load_model(config).device.close()
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_openmp_s_spinning_is_bounded_before_torch_is_loaded_unless_the_user_has_a_policy(model_dir: Path) -> None:
+    program = f"""
+import os, sys
+from modelfleet_api.engine_config import EngineConfig
+from modelfleet_engine.device import load_model
+assert "torch" not in sys.modules
+load_model(EngineConfig(model_path={str(model_dir)!r}, served_model_name="m", kv_cache_bytes=1 << 20)).device.close()
+print(os.environ.get("GOMP_SPINCOUNT"))
+"""
+    for policy, expected in ((None, "10000"), ("PASSIVE", "None")):
+        environment = {
+            name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+        }
+        if policy:
+            environment["OMP_WAIT_POLICY"] = policy
+        ran = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        )
+        assert ran.stdout.strip() == expected
 
 
 def test_sampled_sequences_are_the_same_alone_and_batched(model_dir: Path) -> None:
