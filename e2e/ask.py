@@ -26,7 +26,7 @@ def stream(base_url: str, *, messages: list[Message]) -> str:
     answer: list[str] = []
     usage: dict[str, Any] = {}
     started = time.monotonic()
-    first_seconds = 0.0
+    first_seconds: float | None = None
     with urllib.request.urlopen(request, timeout=120) as response:
         for line in response:
             payload = line.decode().strip().removeprefix("data: ")
@@ -38,14 +38,14 @@ def stream(base_url: str, *, messages: list[Message]) -> str:
             usage = event.get("usage") or usage
             for choice in event["choices"]:
                 piece = choice["delta"].get("content") or ""
-                if piece and not answer:
+                if piece and first_seconds is None:
                     first_seconds = time.monotonic() - started
                 answer.append(piece)
                 print(piece, end="", flush=True)
     total_seconds = time.monotonic() - started
     print(
         f"\n  [{usage.get('completion_tokens', 0)} tokens in {total_seconds:.2f} s, "
-        f"first after {first_seconds * 1000:.0f} ms]",
+        f"first after {(first_seconds or 0) * 1000:.0f} ms]",
         flush=True,
     )
     return "".join(answer)

@@ -21,6 +21,7 @@ from e2e.kubectl import Kubectl
 
 RELEASE = "modelfleet"
 SYSTEM_NAMESPACE = "modelfleet-system"
+OPERATOR = "deployment/modelfleet-operator"
 CHART = paths.REPOSITORY / "helm" / "modelfleet"
 MODEL_CLAIM = "models"
 IMAGES = ("control", "engine")
@@ -54,6 +55,14 @@ class Product:
             "--wait",
             "--timeout=120s",
         )
+
+    def scale_operator(self, replicas: int) -> None:
+        """Runs so many operators."""
+        self.kubectl.run("scale", OPERATOR, "-n", SYSTEM_NAMESPACE, f"--replicas={replicas}")
+
+    def wait_for_operator(self) -> None:
+        """Waits until the operator's pods are ready."""
+        self.kubectl.run("rollout", "status", OPERATOR, "-n", SYSTEM_NAMESPACE, "--timeout=60s", timeout_seconds=70)
 
     def image_values(self) -> list[str]:
         """The `--set` arguments that name this tree's images."""

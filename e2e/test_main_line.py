@@ -40,12 +40,10 @@ def test_the_example_has_at_most_eight_lines_under_spec() -> None:
 def test_delete_leaves_nothing_behind_even_when_the_operator_is_gone(space: Space) -> None:
     name = space.apply(manifests.example())
     waits.ready(space.kubectl, name, namespace=space.namespace)
-    system = product.SYSTEM_NAMESPACE
-    operator = ("deployment", "-n", system, "-l", "app.kubernetes.io/name=modelfleet")
-    space.kubectl.run("scale", *operator, "--replicas=0")
+    space.fleet.scale_operator(0)
     try:
         waits.until(
-            lambda: space.kubectl.list("pods", namespace=system),
+            lambda: space.kubectl.list("pods", namespace=product.SYSTEM_NAMESPACE),
             accept=lambda found: not found,
             what="the operator is gone",
         )
@@ -63,5 +61,5 @@ def test_delete_leaves_nothing_behind_even_when_the_operator_is_gone(space: Spac
         )
         assert left == []
     finally:
-        space.kubectl.run("scale", *operator, "--replicas=1")
-        space.kubectl.run("rollout", "status", *operator[:3], "deployment/modelfleet-operator", "--timeout=60s")
+        space.fleet.scale_operator(1)
+        space.fleet.wait_for_operator()

@@ -36,8 +36,7 @@ def test_a_killed_operator_comes_back_and_writes_nothing_and_restarts_nothing(sp
     space.kubectl.run(
         "delete", "pod", old["metadata"]["name"], "-n", system, "--grace-period=0", "--force", timeout_seconds=60
     )
-    deployment = ("rollout", "status", "deployment", "-n", system, "-l", OPERATOR, "--timeout=60s")
-    space.kubectl.run(*deployment, timeout_seconds=70)
+    space.fleet.wait_for_operator()
     # A change that the new operator must see proves that it is at work, and so has looked at this model too.
     canary = manifests.example(suspend=True)
     canary["metadata"]["name"] = "canary"
