@@ -19,9 +19,9 @@ import pytest
 
 from e2e.cluster import network, processes
 from e2e.cluster.certificates import Authority
+from e2e.cluster.docker import has_docker_and_kind
 from e2e.cluster.interface import ClusterOptions, SimulatedGpus, volume_directory
 from e2e.cluster.local import LocalCluster
-from e2e.cluster.provider import has_docker_and_kind
 from e2e.cluster.toolchain import binary
 from e2e.cluster.volumes import host_volume
 from e2e.images.build import build

@@ -98,12 +98,14 @@ class KindCluster:
         )
 
     def load_image(self, image: str) -> None:
-        """See `interface.Cluster.load_image`."""
+        """See `interface.Cluster.load_image`; an image that Docker itself built comes from Docker's store."""
         if Path(image).is_file():
             self._load_archive(Path(image))
             return
         layout = ImageLayout()
-        layout.manifest(image)
+        if image not in layout.references():
+            self._run(["kind", "load", "docker-image", image, "--name", self.name])
+            return
         with tempfile.TemporaryDirectory(prefix="modelfleet-image-") as directory:
             archive = Path(directory) / "image.tar"
             with archive.open("wb") as output:

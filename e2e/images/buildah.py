@@ -60,7 +60,7 @@ def build_app(recipe: AppRecipe, *, root: Path, layout: ImageLayout) -> str:
     _need_in_storage(base, layout=layout)
     with tempfile.TemporaryDirectory(prefix="modelfleet-image-") as temporary:
         context = Path(temporary) / "context"
-        _stage(root, dockerfile=recipe.dockerfile, context=context)
+        stage(root, dockerfile=recipe.dockerfile, context=context)
         command = [
             "build",
             "--layers",
@@ -104,7 +104,8 @@ def _debootstrap(container: str, *, recipe: BaseRecipe) -> None:
         _buildah("umount", container)
 
 
-def _stage(root: Path, *, dockerfile: Path, context: Path) -> None:
+def stage(root: Path, *, dockerfile: Path, context: Path) -> None:
+    """Copies what the Dockerfile needs, and nothing else, into a build context."""
     for file in source_files(root, dockerfile=dockerfile):
         target = context / file
         target.parent.mkdir(parents=True, exist_ok=True)

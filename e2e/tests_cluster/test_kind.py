@@ -12,8 +12,11 @@ import pytest
 
 from e2e.cluster.interface import ClusterOptions, SimulatedGpus
 from e2e.cluster.kind import KindCluster, kind_configuration
+from e2e.cluster.paths import REPOSITORY
 from e2e.cluster.shell import UserError
+from e2e.images.docker import build_app_with_docker
 from e2e.images.oci import ImageLayout, single_file_layer
+from e2e.images.recipe import APPS
 
 
 class Recorder:
@@ -100,6 +103,28 @@ def test_an_image_of_the_cache_is_loaded_as_a_whole_archive() -> None:
     assert len([name for name in names if name.startswith("blobs/sha256/")]) == 3
     assert {"index.json", "oci-layout"} < set(names)
     assert recorder.commands[-1][-2:] == ["--name", "test"]
+
+
+def test_an_image_that_docker_built_is_loaded_from_docker() -> None:
+    recorder = Recorder()
+    KindCluster("test", runner=recorder).load_image("localhost/modelfleet/control:dev-1")
+    image = "localhost/modelfleet/control:dev-1"
+    assert recorder.commands == [["kind", "load", "docker-image", image, "--name", "test"]]
+
+
+def test_docker_builds_from_the_copied_files_on_a_public_python_image() -> None:
+    recorder = Recorder()
+    reference = build_app_with_docker(APPS["control"], root=REPOSITORY, runner=recorder)
+    listing, building = recorder.commands
+    assert listing == ["docker", "image", "ls", "--quiet", reference]
+    context = building[-1]
+    assert building[:-1] == [
+        "docker",
+        "build",
+        "--build-arg=BASE_IMAGE=python:3.13-slim",
+        f"--file={context}/operator/Dockerfile",
+        f"--tag={reference}",
+    ]
 
 
 def test_layers_the_receiver_has_are_left_out_of_the_stream(places: Path) -> None:
