@@ -35,6 +35,10 @@ def _with_token(source: str, refusal: str | None) -> Sample:
     return Sample(name=f"token for {source}", manifest=manifest, refusal=refusal, server_refusal=refusal)
 
 
+def _token(reference: dict[str, str], refusal: str, server: str) -> Sample:
+    return bad("spec.model", {"source": "hf://a/b", "tokenSecretRef": reference}, refusal, server)
+
+
 SAMPLES: tuple[Sample, ...] = (
     Sample(name="smallest", manifest=BASE),
     good("metadata.name", "a" * 40),
@@ -94,12 +98,12 @@ SAMPLES: tuple[Sample, ...] = (
     too_long("spec.model.name", "x" * 201, 200),
     _with_token("hf://org/name", None),
     _with_token("pvc://models/m", TOKEN),
-    Sample(
-        name="token without key",
-        manifest=changed("spec.model", {"source": "hf://a/b", "tokenSecretRef": {"name": "hub"}}),
-        refusal="Field required",
-        server_refusal="Required value",
-    ),
+    _token({"name": "hub"}, "Field required", "Required value"),
+    _token({"key": "token"}, "Field required", "Required value"),
+    _token({"name": "", "key": "token"}, "at least 1 character", "at least 1 chars long"),
+    _token({"name": "hub", "key": ""}, "at least 1 character", "at least 1 chars long"),
+    _token({"name": "h" * 254, "key": "token"}, "at most 253 characters", "may not be more than 253 bytes"),
+    _token({"name": "hub", "key": "t" * 254}, "at most 253 characters", "may not be more than 253 bytes"),
     good("spec.replicas", 0),
     good("spec.replicas", None, name="null is absent"),
     too_small("spec.replicas", -1, 0),
@@ -124,6 +128,7 @@ SAMPLES: tuple[Sample, ...] = (
     too_long("spec.image", "x" * 1025, 1024),
     good("spec.imagePullSecrets", [{"name": "pull"}]),
     bad("spec.imagePullSecrets", [{"name": ""}], "at least 1 character", "at least 1 chars long"),
+    bad("spec.imagePullSecrets", [{"name": "s" * 254}], "at most 253 characters", "may not be more than 253 bytes"),
     bad("spec.imagePullSecrets", [{}], "Field required", "Required value"),
     too_many("spec.imagePullSecrets", [{"name": f"s{i}"} for i in range(17)], 16),
     good("spec.podTemplate", {"spec": {"containers": [{"name": "engine", "anything": {"goes": [1, 2.5, None]}}]}}),

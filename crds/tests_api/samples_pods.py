@@ -84,6 +84,7 @@ ENGINE: tuple[Sample, ...] = (
     _env(
         "at least 1 character", {"name": "A", "valueFrom": {"fieldRef": {"fieldPath": ""}}}, server="at least 1 chars"
     ),
+    _env("Field required", {"name": "A", "valueFrom": {"fieldRef": {"apiVersion": "v1"}}}, server="Required value"),
     _env(
         "at most 253 characters",
         {"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "x" * 254}}},
@@ -100,7 +101,10 @@ ENGINE: tuple[Sample, ...] = (
             ("at least 1 character", "at least 1 chars", {"resource": ""}),
             ("at most 63 characters", "may not be more than 63", {"resource": "r" * 64}),
             ("at most 63 characters", "may not be more than 63", {"resource": "r", "containerName": "c" * 64}),
+            ("Field required", "Required value", {"containerName": "engine"}),
             ("String should match pattern", "should match '", {"resource": "limits.cpu", "divisor": "one"}),
+            ("at most 32 characters", "may not be more than 32", {"resource": "limits.cpu", "divisor": "1" * 33}),
+            ("greater than or equal to 0", "greater than or equal to 0", {"resource": "limits.cpu", "divisor": -1}),
         )
     ),
 )
@@ -115,6 +119,9 @@ RESOURCES: tuple[Sample, ...] = (
         for quantity in ("", "-1", "1 Gi", "1GB", "one", "1e", "0x10", "1Ki ", "1\n")
     ),
     bad("spec.resources.requests", {"cpu": -1}, "greater than or equal to 0"),
+    bad("spec.resources.limits", {"cpu": -1}, "greater than or equal to 0"),
+    bad("spec.resources.limits", {"cpu": "1GB"}, "String should match pattern", "should match '"),
+    bad("spec.resources.requests", {"cpu": "1" * 33}, "at most 32 characters", "may not be more than 32 bytes"),
     bad("spec.resources.requests", {"cpu": 0.5}, "Input should be a valid string", "must be of type integer,string"),
     bad("spec.resources.limits", {"cpu": True}, "Input should be a valid string", "must be of type integer,string"),
     bad("spec.resources.limits", {"cpu": "1" * 33}, "at most 32 characters", "may not be more than 32 bytes"),
@@ -163,6 +170,7 @@ PLACEMENT: tuple[Sample, ...] = (
     too_many("spec.placement.tolerations", [{"key": f"k{i}"} for i in range(65)], 64),
     good("spec.placement.affinity", {"nodeAffinity": {"anything": ["goes", {"here": None}]}}),
     wrong_type("spec.placement.affinity", [], "object"),
+    too_many("spec.placement.affinity", {f"k{i}": 1 for i in range(65)}, 64),
     good(
         "spec.placement.topologySpreadConstraints",
         [{**SPREAD, "labelSelector": {"matchLabels": {"a": "b"}}, "matchLabelKeys": ["pod-template-hash"]}],
@@ -176,6 +184,8 @@ PLACEMENT: tuple[Sample, ...] = (
     _spread("Input should be 'Honor' or 'Ignore'", "Unsupported value", nodeTaintsPolicy="Maybe"),
     _spread("at most 16 items", "must have at most 16 items", matchLabelKeys=[f"k{i}" for i in range(17)]),
     _spread("at most 253 characters", "may not be more than 253", matchLabelKeys=["k" * 254]),
+    _spread("at most 64 items", "must have at most 64 items", labelSelector={f"k{i}": 1 for i in range(65)}),
+    bad("spec.placement.topologySpreadConstraints", [{"topologyKey": "zone"}], "Field required", "Required value"),
     bad("spec.placement.topologySpreadConstraints", [{"maxSkew": 1}], "Field required", "Required value"),
     too_many("spec.placement.topologySpreadConstraints", [SPREAD] * 17, 16),
     too_long("spec.placement.priorityClassName", "p" * 254, 253),
