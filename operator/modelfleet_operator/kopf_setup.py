@@ -5,6 +5,7 @@ Must not register handlers: they stand in `main`.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -45,9 +46,28 @@ def kopf_settings() -> kopf.OperatorSettings:
     return settings
 
 
-def kopf_credentials(connection: Connection, *, now: datetime | None = None) -> kopf.ConnectionInfo:
-    """The same server and identity that our own client uses."""
-    taken_at = datetime.now(UTC) if now is None else now
+class KopfLogin:
+    """Hands kopf the server and identity of our own client, at most once per `PAUSE_SECONDS`.
+
+    kopf asks again after each 401, without a pause: 65 times a second while a token is refused [measured].
+    """
+
+    PAUSE_SECONDS = 2.0
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._next_at = 0.0
+
+    async def credentials(self) -> kopf.ConnectionInfo:
+        """The credentials of now; the token file is read anew."""
+        clock = asyncio.get_running_loop().time
+        await asyncio.sleep(max(0.0, self._next_at - clock()))
+        self._next_at = clock() + self.PAUSE_SECONDS
+        return kopf_credentials(self._connection, now=datetime.now(UTC))
+
+
+def kopf_credentials(connection: Connection, *, now: datetime) -> kopf.ConnectionInfo:
+    """A connection as kopf wants it; with a token file it expires, so that kopf asks for the next one."""
     return kopf.ConnectionInfo(
         server=connection.server,
         ca_data=connection.ca_pem,
@@ -55,5 +75,5 @@ def kopf_credentials(connection: Connection, *, now: datetime | None = None) -> 
         certificate_data=connection.client_certificate_pem,
         private_key_data=connection.client_key_pem,
         token=connection.bearer_token(),
-        expiration=taken_at + CREDENTIAL_LIFE if connection.token_file is not None else None,
+        expiration=now + CREDENTIAL_LIFE if connection.token_file is not None else None,
     )

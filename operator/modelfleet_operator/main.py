@@ -19,7 +19,7 @@ import uvloop
 from modelfleet_api import names
 from modelfleet_kube.connection import Connection, ConnectionConfigError, load_connection
 
-from modelfleet_operator.kopf_setup import kopf_credentials, kopf_settings
+from modelfleet_operator.kopf_setup import KopfLogin, kopf_settings
 from modelfleet_operator.logs import configure_logs
 from modelfleet_operator.runtime import Runtime
 from modelfleet_operator.settings import Settings, SettingsError, load_settings
@@ -42,9 +42,10 @@ async def stop(memo: kopf.Memo, **_: Any) -> None:
 
 
 @kopf.on.login()
-def login(memo: kopf.Memo, **_: Any) -> kopf.ConnectionInfo:
+async def login(memo: kopf.Memo, **_: Any) -> kopf.ConnectionInfo:
     """The credentials of our own client."""
-    return kopf_credentials(memo.runtime.connection)
+    credentials: kopf.ConnectionInfo = await memo.login.credentials()
+    return credentials
 
 
 @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL)
@@ -61,7 +62,7 @@ async def run(settings: Settings, connection: Connection) -> int:
     await kopf.operator(
         clusterwide=True,
         settings=kopf_settings(),
-        memo=kopf.Memo(runtime=runtime),
+        memo=kopf.Memo(runtime=runtime, login=KopfLogin(connection)),
         # kopf would ask for the user's name, and a container's user id has none.
         identity=settings.pod_name,
         stop_flag=runtime.stop_flag,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from modelfleet_kube.connection import Connection
 from modelfleet_kube.transport import RequestRecord
 from modelfleet_operator.http import HealthChecks, HttpServer
-from modelfleet_operator.kopf_setup import kopf_credentials, kopf_settings
+from modelfleet_operator.kopf_setup import KopfLogin, kopf_credentials, kopf_settings
 from modelfleet_operator.logs import JsonFormatter
 from modelfleet_operator.metrics import Metrics
 
@@ -88,3 +89,14 @@ def test_kopf_gets_our_identity_and_asks_again_before_a_tokens_file_is_replaced(
     credentials = kopf_credentials(Connection(server="https://api", token_file=token_file), now=now)
     assert (credentials.server, credentials.token) == ("https://api", "abc")
     assert credentials.expiration == now + timedelta(minutes=5)
+
+
+async def test_kopf_is_slowed_down_when_it_asks_for_credentials_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(KopfLogin, "PAUSE_SECONDS", 0.1)
+    login = KopfLogin(Connection(server="https://api", token="abc"))
+    started = time.monotonic()
+    for _ in range(3):
+        assert (await login.credentials()).token == "abc"
+    assert 0.2 <= time.monotonic() - started < 1.0
