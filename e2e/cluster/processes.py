@@ -108,7 +108,8 @@ def stop(records: Iterable[ProcessRecord], *, timeout_seconds: float = 10.0) -> 
     for record in stopping:
         child = _children.pop(record.pid, None)
         if child is not None:
-            child.wait(timeout=1.0)
+            # The leader is a zombie while its threads still end, which on a busy machine takes more than a moment.
+            child.wait(timeout=10.0)
 
 
 def require_alive(records: Iterable[ProcessRecord]) -> None:
