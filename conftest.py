@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+# As the engine sets it (modelfleet_engine.device says why), before any test module loads torch.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
 
 def _has_cuda() -> bool:
     if importlib.util.find_spec("torch") is None:

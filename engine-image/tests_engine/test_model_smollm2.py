@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 import torch
 from modelfleet_api.engine_config import Dtype, EngineConfig
@@ -160,3 +162,23 @@ def last_logits(model_dir: Path, sequences: list[tuple[int, ...]]) -> list[Tenso
 def rms(values: Tensor) -> float:
     """Root of the mean square."""
     return float(values.square().mean().sqrt())
+
+
+def test_the_model_answers_paris_through_its_chat_template(demo_model_dir: Path) -> None:
+    template = (demo_model_dir / "chat_template.jinja").read_text()
+    text = jinja2.Template(template).render(
+        messages=[{"role": "user", "content": "What is the capital of France?"}], add_generation_prompt=True
+    )
+    assert text == (
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+        "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    tokenizer = Tokenizer.from_file(str(demo_model_dir / "tokenizer.json"))
+    model = load_engine(demo_model_dir, "auto")
+    assert model.dtype == "bfloat16"
+    asked = DrivenSequence(prompt=tuple(tokenizer.encode(text).ids), output_tokens=8)
+    drive(model.device, [asked], block_tokens=model.block_tokens, kv_blocks=model.kv_blocks)
+    model.device.close()
+    generation = json.loads((demo_model_dir / "generation_config.json").read_text())
+    end = asked.outputs.index(generation["eos_token_id"])
+    assert tokenizer.decode(asked.outputs[:end]) == "The capital of France is Paris."
