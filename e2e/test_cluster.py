@@ -22,6 +22,7 @@ from e2e.cluster.certificates import Authority
 from e2e.cluster.docker import has_docker_and_kind
 from e2e.cluster.interface import ClusterOptions, SimulatedGpus, volume_directory
 from e2e.cluster.local import LocalCluster
+from e2e.cluster.shell import wait_until
 from e2e.cluster.toolchain import binary
 from e2e.cluster.volumes import host_volume
 from e2e.images.build import build
@@ -190,8 +191,10 @@ def test_the_aggregation_layer_passes_requests_and_the_user_on(
 def test_up_after_a_kill_nine_starts_clean_and_keeps_the_images(running: LocalCluster, image: str, victim: str) -> None:
     _apply(running, [_pod("before", image=image, node="modelfleet-1", command=["sleep", "600"])])
     _kubectl(running, "wait", "--for=condition=Ready", "pod/before", "--timeout=60s")
-    pid = next(component.pid for component in running.status().components if component.name == victim)
-    os.kill(pid, signal.SIGKILL)
+    [record] = [each for each in processes.read_records(running.state / "pids") if each.name == victim]
+    os.kill(record.pid, signal.SIGKILL)
+    # The signal is sent, and the process ends a moment later.
+    wait_until(lambda: not processes.is_alive(record), what=f"{victim} is gone", timeout_seconds=10)
 
     running.up(OPTIONS)
 
@@ -206,7 +209,12 @@ def test_down_leaves_the_machine_as_it_was(running: LocalCluster, machine_before
     running.down()
     assert running.leftovers() == []
     assert [record for record in records if processes.is_alive(record)] == []
-    assert vars(Machine()) == vars(machine_before)
+    after = Machine()
+    assert after.mounts == machine_before.mounts
+    assert after.links == machine_before.links
+    assert after.routes == machine_before.routes
+    assert after.rules == machine_before.rules
+    assert after.settings == machine_before.settings
 
 
 def _pod(name: str, *, image: str, node: str | None, command: list[str]) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
 from pathlib import Path
 
-from e2e.cluster.shell import CommandError
+from e2e.cluster.shell import CommandError, wait_until
 
 MOUNT = Path("/sys/fs/cgroup")
 CONTROLLERS = ("cpu", "cpuset", "io", "memory", "pids", "hugetlb")
@@ -48,10 +49,12 @@ def kill_all(name: str, *, timeout_seconds: float = 10.0) -> None:
 
 
 def remove(name: str) -> None:
-    """Removes the (empty) group and everything below it."""
-    for group in groups(name):
-        for directory, _, _ in os.walk(group, topdown=False):
-            os.rmdir(directory)
+    """Removes the group, whose processes are gone, and everything below it."""
+    wait_until(
+        lambda: all(_is_removed(group) for group in groups(name)),
+        what=f"control group {name} is removed",
+        timeout_seconds=10,
+    )
 
 
 def groups(name: str) -> list[Path]:
@@ -66,9 +69,33 @@ def _hierarchies() -> list[Path]:
     return sorted({path.resolve() for path in MOUNT.iterdir() if path.is_dir()})
 
 
+def _is_removed(group: Path) -> bool:
+    for directory, _, _ in os.walk(group, topdown=False):
+        try:
+            os.rmdir(directory)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            # Busy for a moment longer than its last process lives.
+            if error.errno != errno.EBUSY:
+                raise
+            return False
+    return True
+
+
 def _pids(name: str) -> set[int]:
     found: set[int] = set()
     for group in groups(name):
         for directory, _, _ in os.walk(group):
-            found.update(int(line) for line in (Path(directory) / "cgroup.procs").read_text().split())
+            found.update(_processes_in(Path(directory)))
     return found
+
+
+def _processes_in(directory: Path) -> list[int]:
+    try:
+        return [int(line) for line in (directory / "cgroup.procs").read_text().split()]
+    except OSError as error:
+        # A runtime that is just ending removes its groups while we look.
+        if error.errno not in {errno.ENOENT, errno.ENODEV}:
+            raise
+        return []

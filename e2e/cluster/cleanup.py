@@ -36,6 +36,7 @@ PROGRAMS = (
     "coredns",
     "containerd",
     "containerd-shim-runc-v2",
+    "runc",
 )
 
 
@@ -48,14 +49,14 @@ def tear_down(state: Path, *, nodes: list[Node]) -> None:
     """Removes the cluster; safe to repeat, and on the remains of a crash. The image stores stay."""
     records = processes.read_records(state / "pids")
     kubelets = [record for record in records if record.name.startswith("kubelet")]
-    # Kubelets first, or they would start again what is killed below.
+    # Kubelets first, or they would start again what is killed below. SIGTERM would give the others nothing but
+    # delay: kube-apiserver waits for its watches to end.
     processes.stop(kubelets, timeout_seconds=2.0)
+    processes.stop(records, timeout_seconds=0.0)
+    # Container shims, and what a lost record leaves: everything of ours that names the state directory.
+    processes.stop(processes.find(PROGRAMS, argument=f"{state}/"), timeout_seconds=0.0)
     for node in nodes:
         cgroups.kill_all(node.cgroup)
-    # SIGTERM gives nothing here but delay: kube-apiserver waits for its watches to end.
-    processes.stop(records, timeout_seconds=0.0)
-    # Container shims, and what a lost record leaves: everything that names the state directory.
-    processes.stop(processes.find(PROGRAMS, argument=f"{state}/"), timeout_seconds=0.0)
     _remove_shim_sockets(state)
     _unmount_below(state)
     for node in nodes:

@@ -85,6 +85,7 @@ state = "{node.directory}/containerd"
 
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
   SystemdCgroup = false
+  Root = "{node.directory}/runc"
 
 [plugins."io.containerd.grpc.v1.cri".cni]
   bin_dir = "{plugins}"

@@ -35,7 +35,10 @@ def test_containerd_runs_without_systemd_and_without_the_right_to_lower_oom_scor
     assert settings["version"] == 2
     assert cri["restrict_oom_score_adj"] is True
     assert cri["netns_mounts_under_state_dir"] is True
-    assert cri["containerd"]["runtimes"]["runc"]["options"] == {"SystemdCgroup": False}
+    assert cri["containerd"]["runtimes"]["runc"]["options"] == {
+        "SystemdCgroup": False,
+        "Root": "/state/n0/runc",
+    }
 
 
 def test_each_kubelet_has_a_cgroup_root_of_its_own_and_collects_no_images() -> None:
