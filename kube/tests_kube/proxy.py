@@ -92,6 +92,10 @@ class CuttableProxy:
             self._open.add(transport)
             try:
                 async for chunk in upstream.content.iter_any():
+                    if self.is_cut:
+                        # A request that was under way when the connection was cut.
+                        self.break_connections()
+                        break
                     await response.write(chunk)
                 await response.write_eof()
             finally:
