@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from modelfleet_operator.state import Manifest
 
-_BINARY = {"Ki": 1024, "Mi": 1024**2, "Gi": 1024**3, "Ti": 1024**4, "Pi": 1024**5, "Ei": 1024**6}
+_BINARY = {suffix: Decimal(1024**power) for power, suffix in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), start=1)}
 _DECIMAL = {
     "n": Decimal("1e-9"),
     "u": Decimal("1e-6"),
@@ -30,32 +30,55 @@ _DECIMAL = {
 # The lists of a pod that the API server keys by these members; every other list is compared in order.
 _LIST_KEYS = ("name", "mountPath", "containerPort", "uid")
 _QUANTITY_PARENTS = frozenset({"requests", "limits"})
+# Empty maps that say nothing. Any other `{}` means something: emptyDir, or a label selector that matches everything.
+_EMPTY_IS_ABSENT = frozenset(
+    {"labels", "annotations", "data", "matchLabels", "nodeSelector", "resources", "requests", "limits"}
+)
+# core/v1 members without a pointer: the API server leaves out their false or 0. Where it keeps them they are drift.
+_ZERO_IS_ABSENT = frozenset(
+    {"hostNetwork", "hostPID", "hostIPC", "stdin", "stdinOnce", "tty", "readOnly", "initialDelaySeconds", "hostPort"}
+)
 
 
 def quantity_value(quantity: str | int | float) -> Decimal:
     """The number a Kubernetes quantity stands for (resource.Quantity). ValueError where it is none."""
     text = str(quantity).strip()
-    for suffix, factor in _BINARY.items():
-        if text.endswith(suffix):
-            return Decimal(text[: -len(suffix)]) * factor
-    if text and text[-1] in _DECIMAL and not text[-1].isdigit():
-        return Decimal(text[:-1]) * _DECIMAL[text[-1]]
-    return Decimal(text)
-
-
-def drop_empty(value: Any) -> Any:
-    """The value without None, empty maps and empty lists: the API server would drop them (`{}` volumes excepted)."""
-    if isinstance(value, Mapping):
-        cleaned = {key: drop_empty(item) for key, item in value.items()}
-        return {key: item for key, item in cleaned.items() if item not in (None, []) and not _is_noise(key, item)}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [drop_empty(item) for item in value]
+    suffix = next((suffix for suffix in (*_BINARY, *_DECIMAL) if suffix and text.endswith(suffix)), "")
+    factor = _BINARY[suffix] if suffix in _BINARY else _DECIMAL[suffix]
+    try:
+        value = Decimal(text.removesuffix(suffix)) * factor
+    except InvalidOperation as error:
+        raise ValueError(f"{quantity!r} is no quantity") from error
+    if not value.is_finite():
+        raise ValueError(f"{quantity!r} is no quantity")
     return value
 
 
-def _is_noise(key: str, item: Any) -> bool:
-    # `emptyDir: {}` and an empty pod security context mean something; empty labels, annotations or data do not.
-    return item == {} and key not in ("emptyDir", "securityContext")
+def canonical_quantity(quantity: str | int | float) -> str:
+    """The quantity with the largest suffix that leaves a whole number, as the API server gives it: `1000m` is `1`."""
+    value = quantity_value(quantity)
+    families: list[Mapping[str, Decimal]] = [_DECIMAL]
+    if str(quantity).strip().endswith("i"):
+        families.insert(0, _BINARY)
+    for family in families:
+        for suffix, factor in sorted(family.items(), key=lambda item: -item[1]):
+            if value and value % factor == 0:
+                return f"{int(value / factor)}{suffix}"
+    return str(quantity) if value else "0"
+
+
+def drop_empty(value: Any) -> Any:
+    """The value without None, empty lists and those empty maps that the API server drops."""
+    if isinstance(value, Mapping):
+        cleaned = {key: drop_empty(item) for key, item in value.items()}
+        return {
+            key: item
+            for key, item in cleaned.items()
+            if item not in (None, []) and not (item == {} and key in _EMPTY_IS_ABSENT)
+        }
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [drop_empty(item) for item in value]
+    return value
 
 
 def digest(value: Any) -> str:
@@ -73,12 +96,22 @@ def contains(observed: Any, desired: Any, *, key: str = "") -> bool:
             return observed.keys() == desired.keys() and all(
                 _equal_quantity(observed[name], item) for name, item in desired.items()
             )
-        return all(name in observed and contains(observed[name], item, key=name) for name, item in desired.items())
+        return all(
+            contains(observed[name], item, key=name) if name in observed else _is_left_out(name, item)
+            for name, item in desired.items()
+        )
     if isinstance(desired, Sequence) and not isinstance(desired, str):
         return _list_contains(observed, desired)
     if key in ("sizeLimit", "divisor"):
         return _equal_quantity(observed, desired)
     return bool(observed == desired)
+
+
+def _is_left_out(name: str, desired: Any) -> bool:
+    """Whether the API server would give such a member back as absent."""
+    if desired is False or (desired == 0 and isinstance(desired, int)):
+        return name in _ZERO_IS_ABSENT
+    return desired is None or desired in ("", [], {})
 
 
 def _list_contains(observed: Any, desired: Sequence[Any]) -> bool:
@@ -104,7 +137,10 @@ def _equal_quantity(observed: Any, desired: Any) -> bool:
         return True
     if isinstance(observed, bool) or not isinstance(observed, str | int | float):
         return False
-    return quantity_value(observed) == quantity_value(desired)
+    try:
+        return quantity_value(observed) == quantity_value(desired)
+    except ValueError:
+        return False
 
 
 def is_up_to_date(observed: Manifest | None, desired: Manifest) -> bool:

@@ -25,6 +25,8 @@ class Situation:
     target_hash: str | None
     is_rolling: bool
     refusal: tuple[Reason, str] | None
+    # A replica of the wanted revision is not ready within rollout.progressDeadlineSeconds.
+    is_overdue: bool = False
 
     @property
     def desired(self) -> int:
@@ -34,7 +36,7 @@ class Situation:
     @property
     def problem(self) -> PodProblem | None:
         """The most telling problem, the wanted revision's first; none once all wanted replicas serve."""
-        if not self.is_rolling and self.view.ready >= self.desired:
+        if not self.is_incomplete:
             return None
         if self.target_hash is not None:
             of_target = worst(self.view.problems_of(self.target_hash))
@@ -44,8 +46,13 @@ class Situation:
 
     @property
     def is_stalled(self) -> bool:
-        """The wanted revision made no progress within rollout.progressDeadlineSeconds."""
-        return self.target_hash in self.view.stalled and (self.is_rolling or self.view.ready < self.desired)
+        """Overdue, and still short of what is wanted."""
+        return self.is_overdue and self.is_incomplete
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Replicas are missing, or an old revision still serves."""
+        return self.is_rolling or self.view.ready < self.desired
 
 
 def decide_conditions(situation: Situation) -> list[Condition]:
@@ -59,6 +66,9 @@ def decide_conditions(situation: Situation) -> list[Condition]:
     problem = situation.problem
     if problem is not None:
         decided.append(_condition(ConditionType.DEGRADED, problem.reason, problem.message, status=True))
+    elif situation.is_stalled:
+        message = f"revision {situation.target_hash} does not get ready, and its pods show no cause"
+        decided.append(_condition(ConditionType.DEGRADED, Reason.ROLLOUT_FAILING, message, status=True))
     progress = _progress(situation)
     return [*decided, progress] if progress is not None else decided
 
@@ -162,7 +172,7 @@ def _progress(situation: Situation) -> Condition | None:
     if spec is not None and situation.is_stalled:
         problem = situation.problem
         told = f": {problem.message}" if problem is not None else ""
-        message = f"no new replica got ready within {spec.rollout.progress_deadline_seconds} s{told}"
+        message = f"a replica did not get ready within {spec.rollout.progress_deadline_seconds} s{told}"
         return _condition(ConditionType.STALLED, Reason.PROGRESS_DEADLINE_EXCEEDED, message, status=True)
     if situation.is_rolling:
         message = f"revision {situation.target_hash} replaces the one before it"

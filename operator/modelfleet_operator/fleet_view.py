@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from modelfleet_api import names
+from modelfleet_api.conditions import Reason
 
 from modelfleet_operator.pod_reasons import PodProblem, pod_problem
 from modelfleet_operator.rollout import LiveRevision
@@ -44,6 +45,11 @@ def fleet_view(observed: Observed) -> FleetView:
         if problem is not None:
             problems.append((pod.revision_hash, problem))
     deployments = [child for child in observed.children if child["kind"] == "Deployment"]
+    for child in deployments:
+        refused = _deployment_condition(child, "ReplicaFailure")
+        if refused.get("status") == "True":
+            problem = PodProblem(reason=Reason.REPLICAS_MISSING, message=str(refused.get("message", "")))
+            problems.append((_hash(child), problem))
     return FleetView(
         pods=serving,
         all_pods=observed.pods,
@@ -70,10 +76,13 @@ def _live(deployment: Manifest, *, pods: Sequence[PodView], children: Sequence[M
 
 
 def _is_stalled(deployment: Manifest) -> bool:
-    """The Deployment controller keeps the progress clock for us, across restarts of the operator."""
-    conditions = (deployment.get("status") or {}).get("conditions") or []
-    generation = deployment["metadata"].get("generation", 0)
-    is_current = (deployment.get("status") or {}).get("observedGeneration", 0) >= generation
-    return is_current and any(
-        item["type"] == "Progressing" and item.get("reason") == "ProgressDeadlineExceeded" for item in conditions
-    )
+    """The Deployment controller keeps a progress clock too, also for pods that could not be created at all."""
+    return _deployment_condition(deployment, "Progressing").get("reason") == "ProgressDeadlineExceeded"
+
+
+def _deployment_condition(deployment: Manifest, kind: str) -> Manifest:
+    """A condition of a Deployment; empty where it is absent or older than its spec."""
+    status = deployment.get("status") or {}
+    if status.get("observedGeneration", 0) < deployment["metadata"].get("generation", 0):
+        return {}
+    return next((item for item in status.get("conditions") or [] if item["type"] == kind), {})

@@ -24,6 +24,8 @@ MERGE_KEYS: Mapping[str, str] = {
     "hostAliases": "ip",
     "topologySpreadConstraints": "topologyKey",
     "resourceClaims": "name",
+    # Atomic upstream. Here a user's gate comes beside ours, without which no pod would ever be routable.
+    "readinessGates": "conditionType",
 }
 _PATCH = "$patch"
 
@@ -40,17 +42,25 @@ def merge_pod_template(template: Mapping[str, Any], patch: Mapping[str, Any]) ->
     for key, value in template["metadata"]["labels"].items():
         if labels.get(key) != value:
             raise TemplateError(f"podTemplate may not change the label {key}")
-    containers = {item.get("name") for item in merged["spec"].get("containers", [])}
-    if names.ENGINE_CONTAINER not in containers:
-        raise TemplateError(f"podTemplate may not remove the container {names.ENGINE_CONTAINER}")
+    _require(merged["spec"], "containers", name=names.ENGINE_CONTAINER)
+    _require(merged["spec"], "readinessGates", name=names.READINESS_GATE_ROUTABLE)
     return merged
+
+
+def _require(pod: Mapping[str, Any], field: str, *, name: str) -> None:
+    """Refuses a merge that took away an element the operator stands on."""
+    if name not in {item.get(MERGE_KEYS[field]) for item in pod.get(field, [])}:
+        raise TemplateError(f"podTemplate may not remove {name} from {field}")
 
 
 def _refuse_unknown_parts(patch: Mapping[str, Any]) -> None:
     unknown = sorted(set(patch) - {"metadata", "spec"})
     if unknown:
         raise TemplateError(f"podTemplate has metadata and spec only, not {', '.join(unknown)}")
-    unknown = sorted(set(patch.get("metadata") or {}) - {"labels", "annotations"})
+    for part in ("metadata", "spec"):
+        if part in patch and not isinstance(patch[part], Mapping):
+            raise TemplateError(f"podTemplate.{part} is an object, given: {patch[part]!r}"[:200])
+    unknown = sorted(set(patch.get("metadata", {})) - {"labels", "annotations"})
     if unknown:
         raise TemplateError(f"podTemplate.metadata has labels and annotations only, not {', '.join(unknown)}")
 
@@ -58,12 +68,18 @@ def _refuse_unknown_parts(patch: Mapping[str, Any]) -> None:
 def _merge_map(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in patch.items():
+        if key.startswith("$"):
+            raise TemplateError(f"podTemplate: the only directive is $patch: delete on an element of a list, not {key}")
         if value is None:
             merged.pop(key, None)
-        elif isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+        elif isinstance(merged.get(key), Mapping):
+            if not isinstance(value, Mapping):
+                raise TemplateError(f"podTemplate: {key} is an object, given: {value!r}"[:200])
             merged[key] = _merge_map(merged[key], value)
-        elif isinstance(value, list) and key in MERGE_KEYS:
+        elif key in MERGE_KEYS and isinstance(merged.get(key), list | None) and isinstance(value, list):
             merged[key] = _merge_list(merged.get(key) or [], value, field=key)
+        elif isinstance(merged.get(key), list) and not isinstance(value, list):
+            raise TemplateError(f"podTemplate: {key} is a list, given: {value!r}"[:200])
         else:
             merged[key] = value
     return merged
@@ -79,7 +95,7 @@ def _merge_list(base: list[Any], patch: list[Any], *, field: str) -> list[Any]:
         if item.get(_PATCH) == "delete":
             merged = [have for have in merged if have.get(key) != item[key]]
         elif index is None:
-            merged.append(dict(item))
+            merged.append(_merge_map({}, item))
         else:
             merged[index] = _merge_map(merged[index], item)
     return merged

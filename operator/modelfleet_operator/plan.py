@@ -18,8 +18,11 @@ from pydantic import ValidationError
 from modelfleet_operator.canonical import is_up_to_date
 from modelfleet_operator.conditions import Situation
 from modelfleet_operator.desired import children
+from modelfleet_operator.desired.common import with_desired_hash
 from modelfleet_operator.fleet_view import FleetView, fleet_view
+from modelfleet_operator.gates import decide_gates
 from modelfleet_operator.merge import TemplateError
+from modelfleet_operator.progress import Deadline, deadline_state
 from modelfleet_operator.prune import prunable
 from modelfleet_operator.revisions import (
     Revision,
@@ -30,7 +33,7 @@ from modelfleet_operator.revisions import (
     target_revision,
 )
 from modelfleet_operator.rollout import RolloutStep, next_step
-from modelfleet_operator.state import Manifest, Observed, OperatorSettings, Plan, PodGate
+from modelfleet_operator.state import Manifest, Observed, OperatorSettings, Plan
 from modelfleet_operator.status import next_status, status_events, status_patch
 
 # The children of a deleted LLMDeployment of the same name are being collected: look again soon.
@@ -50,7 +53,7 @@ class _Wanted:
 
 
 def decide(observed: Observed, *, settings: OperatorSettings, now: datetime) -> Plan:
-    """The plan for one model; `now` only dates condition changes."""
+    """The plan for one model; `now` dates condition changes and tells which replica is overdue."""
     resource = observed.resource
     if resource.is_deleting:
         return Plan()
@@ -58,34 +61,31 @@ def decide(observed: Observed, *, settings: OperatorSettings, now: datetime) -> 
         return Plan(requeue_after_seconds=OLD_CHILDREN_RETRY_SECONDS)
     view = fleet_view(observed)
     spec, refusal = _parse(observed)
-    wanted: _Wanted | None = None
-    if spec is not None:
-        try:
-            wanted = _want(observed, spec, view=view, settings=settings)
-        except TemplateError as error:
-            refusal = (Reason.INVALID_TEMPLATE, str(error))
-    refusal = refusal or _refused_children(observed)
+    try:
+        wanted = _want(observed, spec, view=view, settings=settings) if spec is not None else None
+    except TemplateError as error:
+        wanted, refusal = None, (Reason.INVALID_TEMPLATE, str(error))
+    target_hash = wanted.target.hash if wanted is not None else _known_hash(resource.status, "updateRevision")
+    deadline = _deadline(view, spec, target_hash=target_hash, now=now)
     situation = Situation(
         spec=spec,
         view=view,
-        target_hash=wanted.target.hash if wanted is not None else _known_hash(resource.status, "updateRevision"),
+        target_hash=target_hash,
         is_rolling=wanted is not None and _is_rolling(view, wanted),
-        refusal=refusal,
+        refusal=refusal or _refused_children(observed),
+        is_overdue=deadline.is_exceeded,
     )
-    status = next_status(
-        resource,
-        situation,
-        current_hash=_current_hash(resource.status, wanted),
-        now=now.strftime("%Y-%m-%dT%H:%M:%SZ"),
-    )
+    current_hash = _current_hash(resource.status, wanted)
+    status = next_status(resource, situation, current_hash=current_hash, now=now.strftime("%Y-%m-%dT%H:%M:%SZ"))
     return Plan(
         # A refused child stays in the plan: the writer knows when to try it again.
         apply_first=_stale(observed, wanted.first) if wanted is not None else (),
         apply=_stale(observed, wanted.manifests) if wanted is not None else (),
         delete=prunable(observed, wanted.manifests + wanted.first) if wanted is not None else (),
-        gates=_gates(observed),
+        gates=decide_gates(observed),
         status=status_patch(resource.status, status),
         events=status_events(resource.status, status),
+        requeue_after_seconds=deadline.next_check_seconds if situation.is_incomplete else None,
     )
 
 
@@ -97,6 +97,13 @@ def _parse(observed: Observed) -> tuple[LLMDeploymentSpec | None, Refusal | None
         first = error.errors()[0]
         path = ".".join(str(part) for part in first["loc"])
         return None, (Reason.INVALID_SPEC, f"spec.{path}: {first['msg']}" if path else str(first["msg"]))
+
+
+def _deadline(view: FleetView, spec: LLMDeploymentSpec | None, *, target_hash: str | None, now: datetime) -> Deadline:
+    if spec is None or target_hash is None:
+        return Deadline(is_exceeded=False)
+    limit_seconds = spec.rollout.progress_deadline_seconds
+    return deadline_state(view, target_hash=target_hash, limit_seconds=limit_seconds, now=now)
 
 
 def _want(observed: Observed, spec: LLMDeploymentSpec, *, view: FleetView, settings: OperatorSettings) -> _Wanted:
@@ -127,7 +134,10 @@ def _want(observed: Observed, spec: LLMDeploymentSpec, *, view: FleetView, setti
             )
         )
     return _Wanted(
-        target=target, step=step, first=(children.desired_service_account(resource),), manifests=tuple(manifests)
+        target=target,
+        step=step,
+        first=(with_desired_hash(children.desired_service_account(resource)),),
+        manifests=tuple(with_desired_hash(manifest) for manifest in manifests),
     )
 
 
@@ -146,19 +156,6 @@ def _stale(observed: Observed, manifests: tuple[dict[str, Any], ...]) -> tuple[M
         for manifest in manifests
         if not is_up_to_date(have.get((manifest["kind"], manifest["metadata"]["name"])), manifest)
     )
-
-
-def _gates(observed: Observed) -> tuple[PodGate, ...]:
-    """Without a gateway a pod is routable as soon as its containers are ready, and anew after a restart."""
-    gates = []
-    for pod in observed.pods:
-        if pod.is_terminating or pod.phase in ("Failed", "Succeeded"):
-            continue
-        if pod.has_containers_ready and pod.is_routable is not True:
-            gates.append(PodGate(pod_name=pod.name, pod_uid=pod.uid, is_routable=True, reason="ContainersReady"))
-        elif not pod.has_containers_ready and pod.is_routable is True:
-            gates.append(PodGate(pod_name=pod.name, pod_uid=pod.uid, is_routable=False, reason="ContainersNotReady"))
-    return tuple(gates)
 
 
 def _is_rolling(view: FleetView, wanted: _Wanted) -> bool:

@@ -31,6 +31,7 @@ SEVERITY = (
     Reason.CRASH_LOOP,
     Reason.ENGINE_EXITED,
     Reason.VOLUME_NOT_MOUNTED,
+    Reason.REPLICAS_MISSING,
     Reason.UNSCHEDULABLE,
     Reason.EVICTED,
 )
@@ -38,7 +39,7 @@ SEVERITY = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodProblem:
-    """Why a pod does not serve. `message` names the pod."""
+    """Why a pod does not serve, or is not there at all. `message` names the pod where there is one."""
 
     reason: Reason
     message: str
@@ -66,8 +67,8 @@ def pod_problem(pod: PodView, *, mount_failures: tuple[MountFailure, ...]) -> Po
 
 
 def _mount_problem(pod: PodView, failures: tuple[MountFailure, ...]) -> PodProblem | None:
-    """A FailedMount event counts while no container has come to life: events stay after the cause is gone."""
-    if any(
+    """A FailedMount event counts until the volumes are there: events stay after the cause is gone."""
+    if pod.has_sandbox or any(
         item.is_running or item.terminated or item.restart_count for item in (*pod.init_containers, *pod.containers)
     ):
         return None
@@ -96,14 +97,15 @@ def _end_problem(pod: PodView, container: ContainerView, *, ended: Terminated) -
     """A container that ended and is not (yet) ready again."""
     line = last_line(ended.message)
     if ended.reason == "OOMKilled" or ended.exit_code == EXIT_OUT_OF_MEMORY:
-        told = line or "the container used more memory than resources.limits.memory"
+        # The last line of a log says nothing about a kill; the engine's own exit does.
+        told = line if ended.exit_code == EXIT_OUT_OF_MEMORY and line else "more than resources.limits.memory allows"
         return _problem(pod, Reason.OUT_OF_MEMORY, f"out of memory: {told}")
     if container.name == names.FETCH_CONTAINER:
         reason = Reason.MODEL_NOT_FOUND if ended.exit_code == EXIT_BAD_MODEL else Reason.MODEL_DOWNLOAD_FAILED
         return _problem(pod, reason, line or f"the download ended with exit code {ended.exit_code}")
     if ended.exit_code == EXIT_BAD_MODEL:
         return _problem(pod, Reason.MODEL_NOT_FOUND, line or "the engine refused the model")
-    told = line or _exit_words(ended)
+    told = _exit_words(ended, line=line)
     if container.waiting_reason == "CrashLoopBackOff":
         return _problem(pod, Reason.CRASH_LOOP, told)
     if ended.exit_code == 0:
@@ -111,10 +113,12 @@ def _end_problem(pod: PodView, container: ContainerView, *, ended: Terminated) -
     return _problem(pod, Reason.ENGINE_EXITED, told)
 
 
-def _exit_words(ended: Terminated) -> str:
+def _exit_words(ended: Terminated, *, line: str) -> str:
+    """The engine's last line where it ended by itself; a killed one did not choose its last line."""
     if ended.exit_code > 128:
-        return f"the engine was killed by signal {ended.exit_code - 128} and is restarted"
-    return f"the engine ended with exit code {ended.exit_code} and is restarted"
+        words = f"the engine was killed by signal {ended.exit_code - 128} and is restarted"
+        return f"{words}; its last line: {line}" if line else words
+    return line or f"the engine ended with exit code {ended.exit_code} and is restarted"
 
 
 def last_line(text: str) -> str:

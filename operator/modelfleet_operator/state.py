@@ -108,6 +108,10 @@ class PodView:
     # The readiness gate `modelfleet.dev/routable`: None where it was never set.
     is_routable: bool | None = None
     is_ready: bool = False
+    # Since when the pod is not ready (RFC 3339); its creation where the kubelet has not spoken yet.
+    unready_since: str = ""
+    # Its volumes are mounted and its sandbox runs (the kubelet's PodReadyToStartContainers).
+    has_sandbox: bool = False
     init_containers: tuple[ContainerView, ...] = ()
     containers: tuple[ContainerView, ...] = ()
 
@@ -118,12 +122,14 @@ class PodView:
         conditions = {item["type"]: item for item in status.get("conditions") or []}
         scheduled = conditions.get("PodScheduled", {})
         gate = conditions.get(names.READINESS_GATE_ROUTABLE)
+        ready = conditions.get("Ready", {})
+        created = metadata.get("creationTimestamp", "")
         return PodView(
             name=metadata["name"],
             uid=metadata["uid"],
             revision_hash=(metadata.get("labels") or {}).get(names.LABEL_REVISION, ""),
             phase=status.get("phase", "Pending"),
-            created=metadata.get("creationTimestamp", ""),
+            created=created,
             is_terminating="deletionTimestamp" in metadata,
             reason=status.get("reason", ""),
             message=status.get("message", ""),
@@ -132,7 +138,9 @@ class PodView:
             is_scheduled=scheduled.get("status") == "True",
             has_containers_ready=conditions.get("ContainersReady", {}).get("status") == "True",
             is_routable=None if gate is None else gate.get("status") == "True",
-            is_ready=conditions.get("Ready", {}).get("status") == "True",
+            is_ready=ready.get("status") == "True",
+            unready_since=ready.get("lastTransitionTime") or created,
+            has_sandbox=conditions.get("PodReadyToStartContainers", {}).get("status") == "True",
             init_containers=_containers(status.get("initContainerStatuses")),
             containers=_containers(status.get("containerStatuses")),
         )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from modelfleet_api import names
-from modelfleet_api.conditions import ConditionType, merge_conditions
+from modelfleet_api.conditions import ConditionType, Reason, merge_conditions
 
 from modelfleet_operator.conditions import Situation, decide_conditions
 from modelfleet_operator.desired.common import selector_labels
@@ -23,7 +23,8 @@ def next_status(resource: Resource, situation: Situation, *, current_hash: str |
         "replicas": len(view.pods),
         "readyReplicas": view.ready,
         "drainingReplicas": view.draining,
-        "desiredReplicas": situation.desired,
+        # A spec that cannot be read asks for nothing new.
+        "desiredReplicas": situation.desired if situation.spec else resource.status.get("desiredReplicas", 0),
         "currentRevision": _revision(resource, current_hash),
         "updateRevision": _revision(resource, situation.target_hash),
         "revisions": _revisions(resource, situation),
@@ -68,6 +69,10 @@ def _condition_events(before: Manifest | None, after: Mapping[str, Any]) -> list
     kind, is_true = after["type"], after["status"] == "True"
     if kind == ConditionType.READY and is_true and (before is None or before["status"] != "True"):
         return [_event("Ready", str(after["message"]))]
+    if kind == ConditionType.READY and not is_true and before is not None and before["status"] == "True":
+        is_wished = after["reason"] in (Reason.SUSPENDED, Reason.SCALED_TO_ZERO)
+        message = f"{after['reason']}: {after['message']}"
+        return [EventRecord(type="Normal" if is_wished else "Warning", reason="NotReady", message=message)]
     if (kind == ConditionType.ACCEPTED and not is_true) or kind in (ConditionType.DEGRADED, ConditionType.STALLED):
         return [EventRecord(type="Warning", reason=after["reason"], message=after["message"])]
     return []

@@ -32,6 +32,11 @@ CUSTOM_RESOURCE_DEFINITION = ResourceKind(
 )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`pytest operator/tests_operator --update-golden` rewrites golden/*.yaml with what is rendered now."""
+    parser.addoption("--update-golden", action="store_true", help="rewrite the operator's golden manifests")
+
+
 @pytest.fixture
 async def client(api_server: ApiServer) -> AsyncIterator[Client]:
     """An administrator's client to a server that serves LLMDeployment."""

@@ -94,12 +94,14 @@ def test_a_spec_that_breaks_a_newer_rule_is_refused_and_its_children_are_left_al
     assert "model.source must be" in found["Accepted"]["message"]
     assert found["Ready"]["status"] == "True"
     assert found["Stalled"]["reason"] == "InvalidSpec"
+    assert "desiredReplicas" not in plan.status
+    assert [event.reason for event in plan.events] == ["InvalidSpec", "InvalidSpec"]
 
 
 @pytest.mark.parametrize(
     ("template", "words"),
     [
-        ({"spec": {"containers": [{"name": "engine", "$patch": "delete"}]}}, "may not remove the container engine"),
+        ({"spec": {"containers": [{"name": "engine", "$patch": "delete"}]}}, "may not remove engine from containers"),
         ({"metadata": {"labels": {"modelfleet.dev/model": "other"}}}, "may not change the label modelfleet.dev/model"),
         ({"replicas": 3}, "has metadata and spec only, not replicas"),
     ],
@@ -122,6 +124,29 @@ def test_what_the_api_server_refuses_is_told_with_its_words_and_stays_planned(co
     assert plan.status["conditions"][0]["reason"] == reason
     assert plan.status["conditions"][0]["message"] == "Deployment chat-x: because"
     assert len(plan.apply) == 5
+
+
+def test_a_leaf_that_is_no_longer_meant_is_taken_back_by_a_new_version_of_the_operator() -> None:
+    world = settled()
+    service = world.children[("Service", "chat")]
+    service["spec"]["publishNotReadyAddresses"] = True
+    service["metadata"]["annotations"]["modelfleet.dev/desired-hash"] = "of-an-older-operator"
+    plan = decide(world.observe(), settings=builders.SETTINGS, now=builders.NOW)
+    assert [(item["kind"], item["metadata"]["name"]) for item in plan.apply] == [("Service", "chat")]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [({"cpu": "1000m", "memory": "1024Mi"}, {"cpu": "1", "memory": "1Gi"}), ({"cpu": 2}, {"cpu": "2"})],
+)
+def test_the_same_quantity_written_otherwise_rolls_nothing(first: dict[str, Any], second: dict[str, Any]) -> None:
+    world = Simulator(spec={**GOOD, "resources": {"requests": first}})
+    world.settle()
+    before, pods_before = world.status["updateRevision"], set(world.pods)
+    world.change({**GOOD, "resources": {"requests": second}})
+    world.settle()
+    assert (world.status["updateRevision"], set(world.pods)) == (before, pods_before)
+    assert decide(world.observe(), settings=builders.SETTINGS, now=builders.NOW).is_empty
 
 
 def test_children_of_a_deleted_namesake_are_waited_for() -> None:
@@ -164,6 +189,7 @@ def test_a_deployment_past_its_progress_deadline_stalls_the_model_until_the_spec
     assert found["Stalled"]["reason"] == "ProgressDeadlineExceeded"
     assert "within 600 s" in found["Stalled"]["message"]
     assert "Reconciling" not in found
+    assert (found["Degraded"]["status"], found["Degraded"]["reason"]) == ("True", "NewRevisionNotReady")
 
     world.change(GOOD)
     world.settle()

@@ -1,8 +1,7 @@
-"""Whole-object equality of everything rendered for a spec. `UPDATE_GOLDEN=1 pytest operator` rewrites the files."""
+"""Whole-object equality of everything rendered for a spec. `--update-golden` rewrites the files."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,14 @@ FULL: dict[str, Any] = {
         "gpu": {"product": "NVIDIA-H200"},
         "nodeSelector": {"zone": "a"},
         "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
-        "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+        "affinity": {
+            "podAntiAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": [
+                    # Empty selects every pod: it must not be dropped.
+                    {"topologyKey": "kubernetes.io/hostname", "labelSelector": {}}
+                ]
+            }
+        },
         "topologySpreadConstraints": [
             {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway"}
         ],
@@ -59,11 +65,13 @@ HUB: dict[str, Any] = {
     ("name", "spec"),
     [("minimal", builders.SPEC), ("full", FULL), ("hub", HUB)],
 )
-def test_the_children_of_a_spec_are_exactly_the_golden_ones(name: str, spec: dict[str, Any]) -> None:
+def test_the_children_of_a_spec_are_exactly_the_golden_ones(
+    name: str, spec: dict[str, Any], pytestconfig: pytest.Config
+) -> None:
     plan = decide(builders.observed(spec), settings=builders.SETTINGS, now=builders.NOW)
     rendered = yaml.safe_dump_all([*plan.apply_first, *plan.apply], sort_keys=True)
     path = GOLDEN / f"{name}.yaml"
-    if os.environ.get("UPDATE_GOLDEN"):
+    if pytestconfig.getoption("--update-golden"):
         path.write_text(rendered, encoding="utf-8")
     assert rendered == path.read_text(encoding="utf-8")
     assert plan.delete == ()

@@ -6,6 +6,7 @@ from typing import Any
 
 from modelfleet_api import names
 
+from modelfleet_operator.canonical import digest
 from modelfleet_operator.state import Resource
 
 
@@ -53,3 +54,10 @@ def child_metadata(
     if annotations:
         metadata["annotations"] = annotations
     return metadata
+
+
+def with_desired_hash(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest with a digest of itself: comparing leaves finds drift, but not a leaf that is no longer meant."""
+    metadata = manifest["metadata"]
+    annotations = metadata.get("annotations", {}) | {names.ANNOTATION_DESIRED_HASH: digest(manifest)}
+    return {**manifest, "metadata": {**metadata, "annotations": annotations}}

@@ -16,6 +16,7 @@ from modelfleet_api.llmdeployment import LLMDeploymentSpec, Placement
 from modelfleet_operator.canonical import drop_empty
 from modelfleet_operator.desired import sources
 from modelfleet_operator.desired.common import child_labels, selector_labels
+from modelfleet_operator.desired.normalise import normalise_pod_spec
 from modelfleet_operator.merge import merge_pod_template
 from modelfleet_operator.state import OperatorSettings, Resource
 
@@ -42,7 +43,7 @@ def desired_pod_template(resource: Resource, spec: LLMDeploymentSpec, *, setting
         "spec": _pod_spec(resource, spec, settings=settings),
     }
     merged = merge_pod_template(template, spec.pod_template) if spec.pod_template else template
-    cleaned: dict[str, Any] = drop_empty(merged)
+    cleaned: dict[str, Any] = drop_empty({**merged, "spec": normalise_pod_spec(merged["spec"])})
     return cleaned
 
 
@@ -112,7 +113,7 @@ def _engine_container(
         "imagePullPolicy": settings.engine_pull_policy,
         "args": ["serve", "--config", f"{names.CONFIG_MOUNT_PATH}/{names.CONFIG_KEY}"],
         "ports": [{"name": names.ENGINE_PORT_NAME, "containerPort": names.ENGINE_PORT, "protocol": "TCP"}],
-        "env": _environment([dump(item) for item in spec.engine.env or []]),
+        "env": [dump(item) for item in spec.engine.env or []],
         "resources": _resources(spec),
         "startupProbe": _probe("/health", period_seconds=2, failures=STARTUP_SECONDS // 2),
         "readinessProbe": _probe("/ready", period_seconds=2, failures=3),
@@ -138,7 +139,7 @@ def _init_containers(
         "image": engine_image(spec, settings=settings),
         "imagePullPolicy": settings.engine_pull_policy,
         "args": ["fetch", "--source", source.hub_source, "--dest", source.path],
-        "env": _environment(sources.fetch_environment(spec)),
+        "env": sources.fetch_environment(spec),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": RESTRICTED_CONTAINER,
         "volumeMounts": [
@@ -147,11 +148,6 @@ def _init_containers(
         ],
     }
     return [container]
-
-
-def _environment(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The entries as the API server keeps them: an empty value is an absent one."""
-    return [{key: value for key, value in item.items() if value != ""} for item in items]
 
 
 def _resources(spec: LLMDeploymentSpec) -> dict[str, Any]:
