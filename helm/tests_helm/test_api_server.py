@@ -40,6 +40,17 @@ def namespace(server: ApiServer, name: str, **labels: str) -> str:
     return name
 
 
+@pytest.fixture(scope="module")
+def authorizer(api_server: ApiServer) -> ApiServer:
+    """The API server with the chart's roles and the CRD."""
+    namespace(api_server, "modelfleet-system")
+    manifests = [item for item in render() if "Role" in item["kind"] or item["kind"] == "CustomResourceDefinition"]
+    items = {"apiVersion": "v1", "kind": "List", "items": manifests}
+    kubectl(api_server, "apply", "--server-side", "--force-conflicts", "-f", "-", given=items)
+    kubectl(api_server, "wait", "--for=condition=Established", "--timeout=20s", CRD)
+    return api_server
+
+
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_the_api_server_takes_every_object_under_strict_validation(scenario: str, api_server: ApiServer) -> None:
     namespace(api_server, "modelfleet-system")
@@ -86,17 +97,12 @@ def test_restricted_pod_security_admits_the_operators_pod(api_server: ApiServer)
     ],
 )
 def test_the_authorizer_lets_the_operator_do_its_work_and_no_more(
-    verb: str, resource: str, where: str, allowed: bool, api_server: ApiServer
+    verb: str, resource: str, where: str, allowed: bool, authorizer: ApiServer
 ) -> None:
-    namespace(api_server, "modelfleet-system")
-    manifests = [item for item in render() if "Role" in item["kind"] or item["kind"] == "CustomResourceDefinition"]
-    items = {"apiVersion": "v1", "kind": "List", "items": manifests}
-    kubectl(api_server, "apply", "--server-side", "--force-conflicts", "-f", "-", given=items)
-    kubectl(api_server, "wait", "--for=condition=Established", "--timeout=20s", CRD)
     kind, _, tail = resource.partition("/")
     # kubectl reads a tail as the object's name; a subresource has its own flag.
     what = [kind, f"--subresource={tail}"] if tail == "status" else [resource]
 
-    said = kubectl(api_server, "auth", "can-i", verb, *what, f"--as={OPERATOR}", f"--namespace={where}")
+    said = kubectl(authorizer, "auth", "can-i", verb, *what, f"--as={OPERATOR}", f"--namespace={where}")
 
     assert said.splitlines()[-1] == ("yes" if allowed else "no"), said

@@ -25,11 +25,19 @@ CRD = "crd/llmdeployments.modelfleet.dev"
 RELEASE = ("modelfleet", "--namespace=modelfleet-system")
 
 
-@pytest.fixture
-def server() -> Iterator[ApiServer]:
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[ApiServer]:
     """A server of its own: CRDs are cluster-wide, and helm refuses one that it did not install."""
     with ApiServer() as server:
         yield server
+
+
+@pytest.fixture
+def server(own_server: ApiServer) -> Iterator[ApiServer]:
+    """That server without the release and the CRD."""
+    yield own_server
+    release(own_server, "uninstall", "--ignore-not-found")
+    kubectl(own_server, "delete", CRD, "--ignore-not-found", "--timeout=20s")
 
 
 def kubectl(server: ApiServer, *arguments: str) -> str:
