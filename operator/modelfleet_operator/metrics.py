@@ -49,7 +49,7 @@ class Metrics:
         )
         self.leader = Gauge(f"{PREFIX}_leader", "1 on the replica that acts.", registry=self.registry)
         self._queue = Gauge(
-            f"{PREFIX}_queue_keys", "LLMDeployments waiting for a pass.", ["state"], registry=self.registry
+            f"{PREFIX}_queue_keys", "LLMDeployments waiting for a pass or in one.", ["state"], registry=self.registry
         )
         self._cache = Gauge(f"{PREFIX}_cache_objects", "Cached objects.", ["resource"], registry=self.registry)
 
@@ -60,10 +60,13 @@ class Metrics:
         if record.verb != "watch":
             self.api_request_seconds.labels(verb=record.verb).observe(record.seconds)
 
-    def observe_queue(self, *, ready: Callable[[], float], delayed: Callable[[], float]) -> None:
+    def observe_queue(
+        self, *, ready: Callable[[], float], delayed: Callable[[], float], active: Callable[[], float]
+    ) -> None:
         """Reads the queue's depth at each scrape."""
         self._queue.labels(state="ready").set_function(ready)
         self._queue.labels(state="delayed").set_function(delayed)
+        self._queue.labels(state="active").set_function(active)
 
     def observe_cache(self, resource: str, *, size: Callable[[], float]) -> None:
         """Reads a cache's size at each scrape."""

@@ -73,7 +73,11 @@ class Runtime:
         self._tasks: list[asyncio.Task[None]] = []
         self._heartbeat_at = time.monotonic()
         self._is_stopping = False
-        self.metrics.observe_queue(ready=self.dirty.__len__, delayed=lambda: self.dirty.delayed_count)
+        self.metrics.observe_queue(
+            ready=self.dirty.__len__,
+            delayed=lambda: self.dirty.delayed_count,
+            active=lambda: self.workers.active_count,
+        )
 
     async def start(self) -> None:
         """Returns when the kind is served, so that kopf finds it; the rest goes on in the background."""

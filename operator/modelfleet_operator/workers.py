@@ -57,6 +57,11 @@ class WorkerPool:
             for number in range(count):
                 group.create_task(self._work(), name=f"worker-{number}")
 
+    @property
+    def active_count(self) -> int:
+        """Passes under way."""
+        return len(self._started_at)
+
     def stuck(self) -> str | None:
         """A key whose pass has taken far too long, in words; None where there is none."""
         now = self._clock()

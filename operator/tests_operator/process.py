@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
-START_SECONDS = 30.0
+START_SECONDS = 60.0
 STOP_SECONDS = 20.0
 WRITES = frozenset({"apply", "patch", "create", "update", "delete"})
 
@@ -125,9 +125,13 @@ class OperatorProcess:
         return counted
 
     async def quiet(self, *, seconds: float = 0.3) -> None:
-        """Until it has made no pass for a while."""
+        """Until no pass is under way or waiting, and none has been made for a while."""
         async with asyncio.timeout(START_SECONDS):
             before = -1.0
-            while (now := sum((await self.samples("modelfleet_operator_reconciles_total")).values())) != before:
-                before = now
+            while True:
+                made = sum((await self.samples("modelfleet_operator_reconciles_total")).values())
+                queue = await self.samples("modelfleet_operator_queue_keys")
+                if made == before and queue[(("state", "ready"),)] == queue[(("state", "active"),)] == 0:
+                    return
+                before = made
                 await asyncio.sleep(seconds)

@@ -99,4 +99,4 @@ async def test_kopf_is_slowed_down_when_it_asks_for_credentials_again_and_again(
     started = time.monotonic()
     for _ in range(3):
         assert (await login.credentials()).token == "abc"
-    assert 0.2 <= time.monotonic() - started < 1.0
+    assert time.monotonic() - started >= 0.2

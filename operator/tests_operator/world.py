@@ -16,7 +16,7 @@ from modelfleet_kube.errors import KubeError, NotFoundError
 from modelfleet_kube.resources import DEPLOYMENT, EVENT, POD, ObjectRef, ResourceKind, Selection
 from modelfleet_operator.caches import CHILD_KINDS, LLM_DEPLOYMENT
 
-WAIT_SECONDS = 15.0
+WAIT_SECONDS = 30.0
 NOW = "2026-01-01T00:00:00Z"
 
 
