@@ -7,11 +7,10 @@ up to date, and nothing is ever rebuilt under an old name.
 from __future__ import annotations
 
 import hashlib
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from e2e.cluster.shell import UserError
+from e2e.cluster.shell import UserError, run
 from e2e.images.pause import PAUSE_IMAGE, REPOSITORY
 
 SUITE = "trixie"
@@ -94,12 +93,9 @@ def source_files(root: Path, *, dockerfile: Path) -> list[PurePosixPath]:
     paths = copied_paths((root / dockerfile).read_text())
     if not paths:
         return [PurePosixPath(dockerfile)]
-    listed = subprocess.run(
-        ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *paths],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    # Under sudo the clone belongs to somebody else, which git distrusts; it only lists names here.
+    git = ["git", "-c", "safe.directory=*", "-C", str(root)]
+    listed = run([*git, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *paths])
     files = {PurePosixPath(name) for name in listed.split("\0") if name and (root / name).is_file()}
     return sorted({*files, PurePosixPath(dockerfile)})
 
