@@ -33,8 +33,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.command == "fetch":
         return fetch.run(arguments)
-    from modelfleet_engine import server
-
     try:
         options = settings.parse_serve_options(arguments)
     except ValueError as error:
@@ -43,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_termination_message(one_line(error))
         sys.stderr.write(f"modelfleet-engine: {one_line(error)}\n")
         return ExitCode.BAD_MODEL
+    from modelfleet_engine import server
+
     server.serve(options, started_seconds=started_seconds)
 
 

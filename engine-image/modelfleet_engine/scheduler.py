@@ -33,7 +33,7 @@ class PlannedStep:
 
     plan: StepPlan
     sequences: tuple[Sequence, ...]
-    # Requests whose first chunk (ever, or since their preemption) is in this step.
+    # Requests that are in a step for the first time (not those that resume after a preemption).
     admitted_request_ids: tuple[str, ...]
     prefill_tokens: int
     kv_tokens: int
@@ -272,7 +272,7 @@ class Scheduler:
         for sequence, count in draft.rows.items():
             kv_tokens += sequence.computed_tokens + count
             prefill_tokens += 0 if sequence.is_decoding else count
-            if sequence.computed_tokens == 0:
+            if sequence.last_step_id < 0:
                 admitted.append(sequence.request.request_id)
             rows.append(self._row(sequence, count=count))
             sequence.last_step_id = step_id

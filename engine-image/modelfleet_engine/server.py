@@ -79,7 +79,7 @@ class Server:
                 accept_seconds=options.config.accept_after_sigterm_seconds,
                 drain_seconds=options.config.drain_timeout_seconds,
             ),
-            tokenizer_pool=ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer"),
+            tokenizer_pool=ThreadPoolExecutor(max_workers=2, thread_name_prefix="tokenizer"),
         )
         self._outcome: asyncio.Future[ExitCode] | None = None
         self._tasks: list[asyncio.Task[None]] = []

@@ -61,7 +61,7 @@ class Serving:
 
     config: EngineConfig
     drain: Drain
-    # One thread: encoding is quick, and two cores are better used by the model.
+    # Off the event loop; two threads, so that one huge prompt does not hold up every other.
     tokenizer_pool: ThreadPoolExecutor
     counts: RequestCounts = field(default_factory=RequestCounts)
     phase: str = "starting"

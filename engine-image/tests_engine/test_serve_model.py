@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -42,7 +42,9 @@ def _answer(server: ServerProcess, question: str, *, max_tokens: int = 40) -> st
     return answer.choices[0].message.content or ""
 
 
-async def _streams(server: ServerProcess, *, max_tokens: int) -> list[tuple[str, int]]:
+async def _streams(
+    server: ServerProcess, *, max_tokens: int, questions: Sequence[str] = QUESTIONS
+) -> list[tuple[str, int]]:
     async def one(question: str) -> tuple[str, int]:
         chunks = await client.chat.completions.create(
             model="smol",
@@ -60,7 +62,7 @@ async def _streams(server: ServerProcess, *, max_tokens: int) -> list[tuple[str,
         return text, tokens
 
     async with server.async_client() as client:
-        return await asyncio.gather(*(one(question) for question in QUESTIONS))
+        return await asyncio.gather(*(one(question) for question in questions))
 
 
 def test_the_demo_question_is_answered(server: ServerProcess) -> None:
@@ -104,6 +106,28 @@ def test_eight_concurrent_streams_share_each_forward_pass(server: ServerProcess)
 
     assert [tokens for _, tokens in answers] == [60] * 8
     assert steps() - before <= 1.2 * 60
+
+
+def test_answers_do_not_change_when_the_cache_is_too_small_for_all(
+    demo_model_dir: Path,  # noqa: F811
+) -> None:
+    # Eight tokens in float32 are 30 layers x 2 x 3 heads x 64 x 8 x 4 bytes = 368,640 bytes. Each of the three streams
+    # starts in 5 blocks and ends in 8: all start, not all can stay in 18.
+    common = (str(demo_model_dir), "--port", "0", "--served-model-name", "smol", "--dtype", "float32")
+    answers: list[list[tuple[str, int]]] = []
+    preemptions: list[int] = []
+    for blocks in (64, 18):
+        sizes = ("--block-tokens", "8", "--kv-cache-bytes", str(368_640 * blocks), "--max-model-len", "64")
+        with running(REAL, (*common, *sizes)) as server:
+            server.event("ready", timeout_seconds=120)
+            answers.append(asyncio.run(_streams(server, max_tokens=26, questions=QUESTIONS[:3])))
+            load = Load.model_validate(server.get("/load").json())
+            assert (load.kv_blocks_total, load.kv_blocks_used) == (blocks, 0)
+            preemptions.append(load.counters.preemptions)
+
+    assert preemptions[0] == 0
+    assert preemptions[1] > 0
+    assert answers[0] == answers[1]
 
 
 def test_a_directory_that_is_no_model_ends_with_code_3_and_says_why(tmp_path: Path) -> None:
