@@ -22,6 +22,11 @@ class LiveRevision:
     replicas: int
     ready: int
 
+    @property
+    def lasting(self) -> int:
+        """Ready pods that its Deployment is not about to remove."""
+        return min(self.ready, self.replicas)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutStep:
@@ -38,11 +43,13 @@ def next_step(*, desired: int, target_hash: str, live: Sequence[LiveRevision], c
     its pods are down for a moment. Any other old revision without a ready pod serves nothing and goes at once.
     """
     new = next((item for item in live if item.hash == target_hash), None)
-    new_replicas, new_ready = (new.replicas, new.ready) if new is not None else (0, 0)
+    new_replicas, new_ready = (new.replicas, new.lasting) if new is not None else (0, 0)
     olds = [item for item in live if item.hash != target_hash]
     serving = [item for item in olds if item.replicas > 0 and (item.ready > 0 or item.hash == current_hash)]
     if serving and desired > 0:
-        new_target = min(desired, max(new_replicas, new_ready + 1))
+        # Of the new revision's unready replicas only as many as leave room for the old ones that serve.
+        needed_old = min(sum(item.lasting for item in serving), desired - min(new_ready, desired))
+        new_target = min(desired, max(new_replicas, new_ready + 1), desired + 1 - needed_old)
         old_total = max(0, min(desired - new_ready, desired + 1 - new_target))
     else:
         new_target, old_total = desired, 0
@@ -53,13 +60,15 @@ def next_step(*, desired: int, target_hash: str, live: Sequence[LiveRevision], c
 
 
 def _share(serving: Sequence[LiveRevision], *, total: int, current_hash: str | None) -> dict[str, int]:
-    """Splits `total` among the serving old revisions, those with most ready pods first; the first may grow."""
+    """Splits `total` among the serving old revisions: what is ready stays first, then the current one; it may grow."""
     ordered = sorted(serving, key=lambda item: (item.hash != current_hash, -item.ready, -item.number))
-    shares: dict[str, int] = {}
+    shares = {item.hash: 0 for item in ordered}
     left = total
-    for item in ordered:
-        shares[item.hash] = min(item.replicas, left)
-        left -= shares[item.hash]
+    for limits in ({item.hash: item.lasting for item in ordered}, {item.hash: item.replicas for item in ordered}):
+        for revision_hash, limit in limits.items():
+            more = min(limit - shares[revision_hash], left)
+            shares[revision_hash] += more
+            left -= more
     if left and ordered:
         shares[ordered[0].hash] += left
     return shares

@@ -119,6 +119,32 @@ def test_a_volume_that_cannot_be_mounted_is_told_from_the_event_until_a_containe
     assert read(engine_status(state={"running": {}}), mount_failures=(failure,))["Ready"]["reason"] == "EngineStarting"
 
 
+def test_a_late_event_of_a_volume_says_nothing_once_the_kubelet_has_mounted_it() -> None:
+    failure = MountFailure(pod_name="chat-1", pod_uid="uid-chat-1", message='configmap "x" not found')
+    pulling = engine_status(state=waiting("ContainerCreating"))
+    pulling["conditions"].append(builders.condition("PodReadyToStartContainers", "True"))
+    assert read(pulling, mount_failures=(failure,))["Ready"]["reason"] == "EngineStarting"
+
+
+@pytest.mark.parametrize(
+    ("ended", "message"),
+    [
+        (terminated("OOMKilled", 137, "GET /health 200"), "out of memory: more than resources.limits.memory allows"),
+        (terminated("Error", 4, "no room for the KV cache"), "out of memory: no room for the KV cache"),
+        (
+            terminated("Error", 139, "loading kernels"),
+            "the engine was killed by signal 11 and is restarted; its last line: loading kernels",
+        ),
+        (terminated("Error", 1), "the engine ended with exit code 1 and is restarted"),
+    ],
+)
+def test_a_killed_engine_is_not_explained_by_the_line_it_happened_to_log_last(
+    ended: dict[str, Any], message: str
+) -> None:
+    found = read(engine_status(restartCount=1, state={"running": {}}, lastState=ended))
+    assert found["Ready"]["message"] == f"pod chat-1: {message}"
+
+
 def test_an_engine_that_simply_starts_is_no_trouble() -> None:
     found = read(engine_status(state={"running": {}}))
     assert (found["Ready"]["status"], found["Ready"]["reason"]) == ("False", "EngineStarting")

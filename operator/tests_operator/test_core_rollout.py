@@ -180,6 +180,28 @@ def test_a_current_revision_whose_pods_are_all_down_for_a_moment_is_kept() -> No
     assert not step.is_complete
 
 
+@pytest.mark.parametrize(
+    ("live", "desired", "expected"),
+    [
+        # Ready replicas of an older revision outlive unready ones of the current one.
+        ([("old", 2, 1), ("older", 1, 1), ("new", 1, 0)], 2, {"old": 1, "older": 1, "new": 1}),
+        # After a scale-in the new revision's unready replicas make room for the old ones that serve.
+        ([("old", 2, 2), ("new", 2, 0)], 2, {"old": 2, "new": 1}),
+        # Ready pods that are about to go do not count as serving.
+        ([("old", 2, 2), ("new", 1, 3)], 3, {"old": 2, "new": 2}),
+    ],
+)
+def test_what_serves_is_kept_whatever_else_is_there(
+    live: list[tuple[str, int, int]], desired: int, expected: dict[str, int]
+) -> None:
+    seen = [
+        LiveRevision(hash=name, number=number, replicas=replicas, ready=ready)
+        for number, (name, replicas, ready) in enumerate(live)
+    ]
+    step = next_step(desired=desired, target_hash="new", live=seen, current_hash="old")
+    assert dict(step.replicas) == expected
+
+
 def test_more_than_ten_past_revisions_are_pruned_oldest_first() -> None:
     world = Simulator(spec=with_replicas(GOOD, 1))
     for number in range(14):
