@@ -85,13 +85,19 @@ def kill_engine(space: Space, pod: Manifest) -> None:
     assert int(killed.split()[-1]) >= 1
 
 
+def template_with_map(config_map: str) -> Manifest:
+    """A podTemplate that mounts a ConfigMap into the engine."""
+    mount = {"name": "extra", "mountPath": "/extra"}
+    volume = {"name": "extra", "configMap": {"name": config_map}}
+    return {"spec": {"volumes": [volume], "containers": [{"name": "engine", "volumeMounts": [mount]}]}}
+
+
 def test_a_volume_that_cannot_be_mounted_is_named(space: Space) -> None:
     space.kubectl.apply(
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "other"}, "data": {"key": "value"}},
         namespace=space.namespace,
     )
-    volume = {"name": "extra", "configMap": {"name": "no-such-map"}}
-    name = space.apply(manifests.example(podTemplate={"spec": {"volumes": [volume]}}))
+    name = space.apply(manifests.example(podTemplate=template_with_map("no-such-map")))
 
     shown = waits.condition(
         space.kubectl,
@@ -102,8 +108,7 @@ def test_a_volume_that_cannot_be_mounted_is_named(space: Space) -> None:
     )
     assert "no-such-map" in shown["message"]
 
-    volume["configMap"] = {"name": "other"}
-    space.apply(manifests.example(podTemplate={"spec": {"volumes": [volume]}}))
+    space.apply(manifests.example(podTemplate=template_with_map("other")))
     waits.ready(space.kubectl, name, namespace=space.namespace)
 
 
