@@ -43,13 +43,14 @@ def _events(raw: bytes) -> list[str]:
 
 def test_a_drain_accepts_then_refuses_and_finishes_what_runs(directory: Path) -> None:
     with fake_server(directory, "--accept-after-sigterm-seconds", "1", environment=SLOW) as server:
-        with _stream(server, max_tokens=110) as response:
+        with _stream(server, max_tokens=150) as response:
             server.terminate()
             server.event("draining")
             ready = server.get("/ready")
             accepted = server.post("/v1/completions", {"model": "tiny", "prompt": "a", "max_tokens": 2})
-            time.sleep(1.1)
-            refused = server.post("/v1/completions", {"model": "tiny", "prompt": "a", "max_tokens": 2})
+            refused = accepted
+            while refused.status == 200:
+                refused = server.post("/v1/completions", {"model": "tiny", "prompt": "a", "max_tokens": 2})
             health = server.get("/health")
             events = _events(response.read())
         code = server.wait()
@@ -62,7 +63,7 @@ def test_a_drain_accepts_then_refuses_and_finishes_what_runs(directory: Path) ->
     assert refused.json()["error"]["code"] == "engine_draining"
     assert health.status == 200
     assert events[-1] == "[DONE]"
-    assert len(events) == 111
+    assert len(events) == 151
     assert code == 0
     assert server.event("drained")["clean"] is True
 
@@ -82,7 +83,8 @@ def test_what_is_not_finished_in_time_is_cut_with_an_error_event_and_counted(dir
         with _stream(server, max_tokens=4000) as response:
             asking = threading.Thread(target=ask)
             asking.start()
-            time.sleep(0.2)
+            while server.get("/load").json()["running"] < 2:
+                time.sleep(0.01)
             server.terminate()
             last = json.loads(_events(response.read())[-1])
             asking.join()
@@ -114,7 +116,8 @@ def test_an_idle_server_is_gone_right_after_the_time_it_still_accepts(directory:
         server.terminate()
 
         assert server.wait() == 0
-        assert time.monotonic() - before < 2
+        # The default would accept for 5 s more.
+        assert time.monotonic() - before < 4
 
 
 def test_sigterm_while_loading_ends_the_process_at_once(directory: Path) -> None:
@@ -127,7 +130,7 @@ def test_sigterm_while_loading_ends_the_process_at_once(directory: Path) -> None
         server.terminate()
 
         assert server.wait() == 0
-        assert time.monotonic() - before < 2
+        assert time.monotonic() - before < 10
     assert (ready.status, ready.json()) == (503, {"ready": False, "phase": "loading"})
     assert health.status == 200
     assert (early.status, early.headers["retry-after"]) == (503, "1")
@@ -183,12 +186,12 @@ def test_a_port_in_use_is_one_clear_line(directory: Path) -> None:
 
 
 def test_a_hung_step_is_unhealthy_first_and_then_ends_the_process(directory: Path) -> None:
-    environment = {"FAKE_HANG_AT_STEP": "5", "FAKE_STUCK_SECONDS": "0.2", "FAKE_HUNG_SECONDS": "0.8"}
+    environment = {"FAKE_HANG_AT_STEP": "5", "FAKE_STUCK_SECONDS": "0.2", "FAKE_HUNG_SECONDS": "1.5"}
     with fake_server(directory, environment=environment) as server:
+        healthy = unhealthy = server.get("/health")
         with _stream(server, max_tokens=100) as response:
-            healthy = server.get("/health")
-            time.sleep(0.4)
-            unhealthy = server.get("/health")
+            while unhealthy.status == 200:
+                unhealthy = server.get("/health")
             events = _events(response.read())
         assert server.wait() == 5
 

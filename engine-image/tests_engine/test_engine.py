@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import pytest
 from modelfleet_engine.engine import Abort, Close, Engine, Failed, Submit, Update
 from modelfleet_engine.request import FinishReason
 from modelfleet_engine.scheduler import Scheduler
@@ -172,7 +171,6 @@ def test_the_stats_count_steps_tokens_and_time() -> None:
     stats = outbox.updates[-1].stats
     assert stats.scheduler.steps == 30
     assert stats.computed_tokens == 10 + 29
-    assert stats.busy_seconds == pytest.approx(0.03, rel=2)
     assert stats.busy_seconds >= 0.03
     assert stats.step_time is not None
     assert stats.step_time.observed_steps == 16
