@@ -78,7 +78,7 @@ def test_an_upgrade_an_uninstall_and_a_new_install_restart_no_engine(
     assert engine_pods(space, name) == engines
 
 
-def test_with_two_replicas_the_second_takes_over_when_the_first_is_killed(
+def test_with_two_replicas_the_second_takes_over_when_the_first_one_goes(
     space: Space, chart_restored: product.Product
 ) -> None:
     chart_restored.install("--set=replicas=2")
