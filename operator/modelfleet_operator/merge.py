@@ -11,6 +11,8 @@ from typing import Any
 
 from modelfleet_api import names
 
+from modelfleet_operator.errors import TemplateError
+
 # The list's field name -> the member that identifies an element.
 MERGE_KEYS: Mapping[str, str] = {
     "containers": "name",
@@ -28,10 +30,6 @@ MERGE_KEYS: Mapping[str, str] = {
     "readinessGates": "conditionType",
 }
 _PATCH = "$patch"
-
-
-class TemplateError(ValueError):
-    """The user's podTemplate cannot be merged; the message says which part and why."""
 
 
 def merge_pod_template(template: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,9 +19,9 @@ from modelfleet_operator.canonical import is_up_to_date
 from modelfleet_operator.conditions import Situation
 from modelfleet_operator.desired import children
 from modelfleet_operator.desired.common import with_desired_hash
+from modelfleet_operator.errors import SpecError, TemplateError
 from modelfleet_operator.fleet_view import FleetView, fleet_view
 from modelfleet_operator.gates import decide_gates
-from modelfleet_operator.merge import TemplateError
 from modelfleet_operator.progress import Deadline, deadline_state
 from modelfleet_operator.prune import prunable
 from modelfleet_operator.revisions import (
@@ -63,8 +63,9 @@ def decide(observed: Observed, *, settings: OperatorSettings, now: datetime) -> 
     spec, refusal = _parse(observed)
     try:
         wanted = _want(observed, spec, view=view, settings=settings) if spec is not None else None
-    except TemplateError as error:
-        wanted, refusal = None, (Reason.INVALID_TEMPLATE, str(error))
+    except SpecError as error:
+        reason = Reason.INVALID_TEMPLATE if isinstance(error, TemplateError) else Reason.INVALID_SPEC
+        wanted, refusal = None, (reason, str(error))
     target_hash = wanted.target.hash if wanted is not None else _known_hash(resource.status, "updateRevision")
     deadline = _deadline(view, spec, target_hash=target_hash, now=now)
     situation = Situation(

@@ -106,7 +106,8 @@ def _end_problem(pod: PodView, container: ContainerView, *, ended: Terminated) -
     if ended.exit_code == EXIT_BAD_MODEL:
         return _problem(pod, Reason.MODEL_NOT_FOUND, line or "the engine refused the model")
     told = _exit_words(ended, line=line)
-    if container.waiting_reason == "CrashLoopBackOff":
+    # Between two back-offs the container runs for a moment: still the same loop, and no new event each time.
+    if container.waiting_reason == "CrashLoopBackOff" or container.restart_count > 1:
         return _problem(pod, Reason.CRASH_LOOP, told)
     if ended.exit_code == 0:
         return None

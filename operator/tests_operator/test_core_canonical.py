@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from modelfleet_operator.canonical import canonical_quantity, contains, digest, drop_empty, quantity_value
 from modelfleet_operator.desired.normalise import normalise_pod_spec
-from modelfleet_operator.merge import TemplateError, merge_pod_template
+from modelfleet_operator.errors import TemplateError
+from modelfleet_operator.merge import merge_pod_template
 
 TEMPLATE: dict[str, Any] = {
     "metadata": {"labels": {"modelfleet.dev/model": "chat"}},

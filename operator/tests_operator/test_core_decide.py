@@ -211,3 +211,13 @@ def test_transition_times_move_only_when_a_status_does_and_events_tell_each_chan
     assert told == ["Ready"]
     after = {item["type"]: item["lastTransitionTime"] for item in world.status["conditions"]}
     assert after["Accepted"] == before["Accepted"]
+
+
+def test_a_gpu_without_an_engine_image_for_gpus_is_refused_with_what_to_set() -> None:
+    seen = builders.observed({**GOOD, "placement": {"gpu": {}}})
+    plan = decide(seen, settings=replace(builders.SETTINGS, engine_gpu_image=None), now=builders.NOW)
+    assert plan.apply == ()
+    assert plan.status is not None
+    accepted = plan.status["conditions"][0]
+    assert (accepted["reason"], accepted["status"]) == ("InvalidSpec", "False")
+    assert "set spec.image, or engine.gpuImage of the chart" in accepted["message"]

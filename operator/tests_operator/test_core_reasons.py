@@ -145,6 +145,11 @@ def test_a_killed_engine_is_not_explained_by_the_line_it_happened_to_log_last(
     assert found["Ready"]["message"] == f"pod chat-1: {message}"
 
 
+def test_a_crash_loop_is_one_reason_also_while_the_container_runs_for_a_moment() -> None:
+    status = engine_status(restartCount=2, state={"running": {}}, lastState=terminated("Error", 1, "boom"))
+    assert read(status)["Ready"]["reason"] == "CrashLoopBackOff"
+
+
 def test_an_engine_that_simply_starts_is_no_trouble() -> None:
     found = read(engine_status(state={"running": {}}))
     assert (found["Ready"]["status"], found["Ready"]["reason"]) == ("False", "EngineStarting")

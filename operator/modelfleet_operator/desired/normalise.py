@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from modelfleet_operator.canonical import canonical_quantity
-from modelfleet_operator.merge import TemplateError
+from modelfleet_operator.errors import TemplateError
 
 _CONTAINER_LISTS = ("initContainers", "containers")
 

@@ -17,6 +17,7 @@ from modelfleet_operator.canonical import drop_empty
 from modelfleet_operator.desired import sources
 from modelfleet_operator.desired.common import child_labels, selector_labels
 from modelfleet_operator.desired.normalise import normalise_pod_spec
+from modelfleet_operator.errors import SpecError
 from modelfleet_operator.merge import merge_pod_template
 from modelfleet_operator.state import OperatorSettings, Resource
 
@@ -34,7 +35,7 @@ RESTRICTED_CONTAINER = {
 
 
 def desired_pod_template(resource: Resource, spec: LLMDeploymentSpec, *, settings: OperatorSettings) -> dict[str, Any]:
-    """The rendered template with the user's podTemplate merged in. TemplateError where that cannot be."""
+    """The rendered template with the user's podTemplate merged in. SpecError where that cannot be."""
     annotations = {}
     if spec.restarted_at is not None:
         annotations[ANNOTATION_RESTARTED_AT] = spec.restarted_at.isoformat()
@@ -69,12 +70,14 @@ def desired_engine_config(resource: Resource, spec: LLMDeploymentSpec) -> Engine
 
 
 def engine_image(spec: LLMDeploymentSpec, *, settings: OperatorSettings) -> str:
-    """The user's image, else the operator's for the device; a GPU without a GPU image is the user's to name."""
+    """The user's image, else the operator's for the device. SpecError where there is none for a GPU."""
     if spec.image is not None:
         return spec.image
-    if _gpu_count(spec) and settings.engine_gpu_image:
-        return settings.engine_gpu_image
-    return settings.engine_image
+    if _gpu_count(spec) == 0:
+        return settings.engine_image
+    if settings.engine_gpu_image is None:
+        raise SpecError("placement.gpu needs an engine image for GPUs: set spec.image, or engine.gpuImage of the chart")
+    return settings.engine_gpu_image
 
 
 def _gpu_count(spec: LLMDeploymentSpec) -> int:
