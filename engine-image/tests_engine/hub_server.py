@@ -29,12 +29,16 @@ class HubServer:
     # "METHOD path" with the Range header where there is one, in order; the library's own telemetry left out.
     log: list[str] = field(default_factory=list)
     cdn_saw_token: bool = False
+    # Where it listens; port 0 is any free one. Elsewhere than on the loopback, both addresses are `public_url`.
+    host: str = "127.0.0.1"
+    port: int = 0
+    public_url: str | None = None
     url: str = ""
     cdn_url: str = ""
     _runner: web.AppRunner | None = None
 
     async def start(self) -> None:
-        """Listens on a free port of the loopback."""
+        """Listens at `host`."""
         app = web.Application()
         app.router.add_get("/api/models/org/name/revision/{revision:.+}", self._revision)
         app.router.add_get("/api/models/org/name/tree/{revision}", self._tree)
@@ -44,8 +48,11 @@ class HubServer:
         app.router.add_get("/{rest:.*}", self._nothing)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, self.host, self.port)
         await site.start()
+        if self.public_url is not None:
+            self.url = self.cdn_url = self.public_url
+            return
         port = self._runner.addresses[0][1]
         # The same socket under two names: to a client these are two hosts.
         self.url, self.cdn_url = f"http://127.0.0.1:{port}", f"http://localhost:{port}"
