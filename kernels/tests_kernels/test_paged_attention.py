@@ -88,3 +88,21 @@ def test_long_and_many_rows_are_split_to_bound_the_workspace(monkeypatch: pytest
     query = torch.randn((5, 2, 4), generator=torch.Generator().manual_seed(3))
     out = select("cpu", "torch_cpu").paged_attention(query, cache, prepared)
     assert_close(out, naive_attention(query, cache, batch))
+
+
+@pytest.mark.parametrize("has_mkl", [True, False])
+def test_bfloat16_is_attended_in_float32_where_torch_has_no_fast_product_for_it(
+    has_mkl: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gather, "has_mkl", lambda: has_mkl)
+    assert gather.attention_dtype(torch.bfloat16) is (torch.bfloat16 if has_mkl else torch.float32)
+    assert gather.attention_dtype(torch.float32) is torch.float32
+    geometry = Geometry(query_heads=9, kv_heads=3, head_dim=64, block_tokens=5)
+    batch = make_batch(geometry, [(1, 4), (1, 13), (5, 5), (2, 17)], dtype=torch.bfloat16)
+    cache = geometry.cache(torch.bfloat16, seed=1)
+    fill_sequences(cache, batch, seed=2)
+    query = torch.randn((9, 9, 64), generator=torch.Generator().manual_seed(3)).bfloat16()
+    kernels = select("cpu", "torch_cpu")
+    out = kernels.paged_attention(query, cache, kernels.prepare(batch, cache, query_heads=9))
+    assert out.dtype is torch.bfloat16
+    assert_close(out, naive_attention(query, cache, batch))

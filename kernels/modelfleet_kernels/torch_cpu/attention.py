@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from modelfleet_kernels.torch_cpu.gather import GatherBatch, RowGroup
+from modelfleet_kernels.torch_cpu.gather import GatherBatch, RowGroup, attention_dtype
 
 
 def rope_write_kv(qkv: Tensor, kv_cache: Tensor, prepared: GatherBatch) -> Tensor:
@@ -44,18 +44,19 @@ def _attend(query: Tensor, cache_rows: Tensor, group: RowGroup, prepared: Gather
     kv_heads, head_dim = prepared.kv_heads, prepared.head_dim
     fold = prepared.query_heads // kv_heads  # G
     gathered = cache_rows.index_select(0, group.gather_rows).view(2, group.rows, kv_heads, -1, head_dim)
-    keys, values = gathered[:, :, :, : group.kv_length]  # [B, Hkv, L, D] each
+    dtype = attention_dtype(cache_rows.dtype)
+    keys, values = gathered[:, :, :, : group.kv_length].to(dtype)  # [B, Hkv, L, D] each
     attention = nn.functional.scaled_dot_product_attention
     if group.query_length == 1:
-        folded = query.reshape(group.rows, kv_heads, fold, head_dim)  # [B, Hkv, G, D]
-        return attention(folded, keys, values, attn_mask=group.mask)
+        folded = query.reshape(group.rows, kv_heads, fold, head_dim).to(dtype)  # [B, Hkv, G, D]
+        return attention(folded, keys, values, attn_mask=group.mask).to(query.dtype)
     shape = (kv_heads, fold, group.kv_length, head_dim)
-    heads = query.reshape(group.query_length, kv_heads, fold, head_dim).permute(1, 2, 0, 3)  # [Hkv, G, Tq, D]
+    by_token = query.reshape(group.query_length, kv_heads, fold, head_dim).to(dtype)  # [Tq, Hkv, G, D]
     output = attention(
-        heads,
+        by_token.permute(1, 2, 0, 3),  # [Hkv, G, Tq, D]
         keys[0, :, None].expand(shape),
         values[0, :, None].expand(shape),
         attn_mask=group.mask,
         is_causal=group.mask is None,
     )  # [Hkv, G, Tq, D]
-    return output.permute(2, 0, 1, 3)
+    return output.permute(2, 0, 1, 3).to(query.dtype)

@@ -19,6 +19,20 @@ from modelfleet_kernels.types import PagedBatch, PreparedBatch
 MAX_GATHERED_ELEMENTS = 32 * 1024 * 1024
 
 
+def has_mkl() -> bool:
+    """Whether this torch build multiplies matrices through MKL."""
+    return bool(torch._C.has_mkl)
+
+
+def attention_dtype(cache_dtype: torch.dtype) -> torch.dtype:
+    """What gathered keys and values are attended in.
+
+    Torch's fused attention multiplies bfloat16 through MKL. Builds without it (Debian's) fall back to scalar loops:
+    39 ms instead of 2.2 ms in float32 for 256 tokens of 9 heads, 5.3 instead of 0.7 ms for 32 one-token rows.
+    """
+    return cache_dtype if has_mkl() else torch.float32
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RowGroup:
     """Rows attended in one call: either any number of one-token rows, or one row of several tokens."""
@@ -105,7 +119,9 @@ def _single_token_group(batch: PagedBatch, kv_cache: Tensor, members: list[int],
     mask: Tensor | None = None
     if min(lengths) != max(lengths):
         hidden = torch.arange(max(lengths)) >= torch.tensor(lengths)[:, None]  # [B, L]
-        mask = torch.zeros(hidden.shape, dtype=kv_cache.dtype).masked_fill_(hidden, float("-inf"))[:, None, None]
+        mask = torch.zeros(hidden.shape, dtype=attention_dtype(kv_cache.dtype)).masked_fill_(hidden, float("-inf"))[
+            :, None, None
+        ]
     return RowGroup(
         tokens=slice(tokens[0], tokens[-1] + 1) if is_adjacent else torch.tensor(tokens),
         rows=len(members),
@@ -122,7 +138,7 @@ def _many_token_group(batch: PagedBatch, kv_cache: Tensor, row: int, first_token
     if total > query_length:
         positions = torch.arange(total)  # [L]
         hidden = positions[None] > positions[total - query_length :, None]  # [Tq, L]
-        mask = torch.zeros(hidden.shape, dtype=kv_cache.dtype).masked_fill_(hidden, float("-inf"))
+        mask = torch.zeros(hidden.shape, dtype=attention_dtype(kv_cache.dtype)).masked_fill_(hidden, float("-inf"))
     return RowGroup(
         tokens=slice(first_token, first_token + query_length),
         rows=1,
