@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from huggingface_hub import HfApi, get_session, snapshot_download
+from huggingface_hub import HfApi, constants, get_session, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -113,7 +113,7 @@ def _refused(message: str) -> FetchError:
 
 
 def _hub() -> str:
-    return os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    return str(constants.ENDPOINT)
 
 
 def _without_token() -> str:
