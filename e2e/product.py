@@ -81,6 +81,8 @@ class Product:
         shared = volume_directory() / claim
         demo_model.copy_demo_model(shared / demo_model.MODEL_NAME)
         self.kubectl.apply(*volumes.host_volume(claim, namespace=namespace, host_path=shared))
+        bound = "--for=jsonpath={.status.phase}=Bound"
+        self.kubectl.run("wait", f"pvc/{claim}", "-n", namespace, bound, "--timeout=30s")
 
 
 def cluster_command(*arguments: str) -> None:

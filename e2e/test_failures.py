@@ -37,7 +37,7 @@ def test_the_reason_is_shown_and_the_model_recovers_when_the_cause_is_removed(
     shown = waits.condition(
         space.kubectl, name, namespace=space.namespace, expected=("Ready", "False", reason), timeout_seconds=90
     )
-    assert words in shown["message"]
+    assert words in shown["message"], shown["message"]
     line = space.kubectl.run("get", "llm", name, "-n", space.namespace, "--no-headers")
     assert reason in line
 

@@ -114,9 +114,9 @@ def tear_down(state: Path) -> None:
     """Removes every bridge, veth, route and rule of ours and restores the kernel settings; safe to repeat."""
     for bridge in bridges():
         for port in _links("master", bridge):
-            run(["ip", "link", "delete", port])
+            delete_link(port)
         # The routes through the bridge go with it.
-        run(["ip", "link", "delete", bridge])
+        delete_link(bridge)
     if _blackhole_routes():
         run(["ip", "route", "delete", "blackhole", POD_RANGE])
     for command in IPTABLES:
@@ -127,6 +127,15 @@ def tear_down(state: Path) -> None:
         for name, value in json.loads(saved.read_text()).items():
             if _setting(name).read_text().strip() != value:
                 _setting(name).write_text(value)
+
+
+def delete_link(name: str) -> None:
+    """Deletes a link. The kernel removes a dead pod's veth by itself, at a time of its own: gone is as good."""
+    try:
+        run(["ip", "link", "delete", name])
+    except CommandError:
+        if Path("/sys/class/net", name).exists():
+            raise
 
 
 def bridges() -> list[str]:

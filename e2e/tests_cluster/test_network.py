@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.cluster.network import NodeNetwork, cni_configuration, is_our_rule
+from e2e.cluster.network import NodeNetwork, cni_configuration, delete_link, is_our_rule
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,7 @@ def test_pods_route_cluster_traffic_and_everything_else_through_the_bridge() -> 
             }
         ],
     }
+
+
+def test_a_link_that_the_kernel_removed_meanwhile_counts_as_deleted() -> None:
+    delete_link("mf-is-gone")
