@@ -14,13 +14,14 @@ pytestmark = pytest.mark.cluster
 
 HUB_SERVER = REPOSITORY / "engine-image" / "tests_engine" / "hub_server.py"
 TOKEN = "hf_e2e"
-# Serves the demo model's directory as `org/name`, to those who know the token.
+# Serves the demo model's directory as `org/name`, to those who know the token. The large files' host has another
+# name, as on the Hub: a client follows a redirect to the same host blindly and would miss the commit's header.
 SERVE = f"""
 import pathlib
 files = {{p.name: p.read_bytes() for p in pathlib.Path("/models/{demo_model.MODEL_NAME}").iterdir() if p.suffix}}
 async def serve():
-    hub = HubServer(files=files, token="{TOKEN}", host="0.0.0.0", port=8080, public_url="http://hub.NAMESPACE")
-    await hub.start()
+    urls = dict(url="http://hub.NAMESPACE", cdn_url="http://hub.NAMESPACE.svc.cluster.local")
+    await HubServer(files=files, token="{TOKEN}", host="0.0.0.0", port=8080, **urls).start()
     await asyncio.Event().wait()
 asyncio.run(serve())
 """

@@ -169,6 +169,8 @@ def start_controllers(plane: ControlPlane, *, credentials: Credentials) -> None:
                 f"--requestheader-client-ca-file={credentials.front_proxy_authority}",
                 "--use-service-account-credentials=true",
                 "--controllers=*,-node-ipam-controller",
+                # A claim that is seen before its volume waits for the next round: 15 s by default.
+                "--pvclaimbinder-sync-period=1s",
                 f"--flex-volume-plugin-dir={plane.directory / 'volume-plugins'}",
             ],
         ),

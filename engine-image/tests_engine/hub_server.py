@@ -29,10 +29,9 @@ class HubServer:
     # "METHOD path" with the Range header where there is one, in order; the library's own telemetry left out.
     log: list[str] = field(default_factory=list)
     cdn_saw_token: bool = False
-    # Where it listens; port 0 is any free one. Elsewhere than on the loopback, both addresses are `public_url`.
+    # Where it listens; port 0 is any free one of the loopback, and then the two addresses follow from it.
     host: str = "127.0.0.1"
     port: int = 0
-    public_url: str | None = None
     url: str = ""
     cdn_url: str = ""
     _runner: web.AppRunner | None = None
@@ -50,8 +49,7 @@ class HubServer:
         await self._runner.setup()
         site = web.TCPSite(self._runner, self.host, self.port)
         await site.start()
-        if self.public_url is not None:
-            self.url = self.cdn_url = self.public_url
+        if self.url:
             return
         port = self._runner.addresses[0][1]
         # The same socket under two names: to a client these are two hosts.
