@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import secrets
 import sys
 import time
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from e2e import demo_model, images, product
 from e2e.cluster.paths import REPOSITORY
-from e2e.cluster.shell import CommandError, UserError
+from e2e.cluster.shell import CommandError, UserError, wait_until
 from e2e.cluster.toolchain import build_all
 
 EXAMPLE = REPOSITORY / "examples" / "smollm2.yaml"
@@ -107,12 +106,10 @@ def readiness(fleet: product.Product) -> tuple[bool, str]:
 
 def ask(fleet: product.Product, *arguments: str) -> None:
     """Runs the client in a pod; without a question it is a chat on this terminal."""
-    command = product.in_cluster_command(
-        fleet, name=f"ask-{secrets.token_hex(3)}", namespace=NAMESPACE, script=ASK, arguments=[URL, *arguments]
-    )
-    code = fleet.kubectl.interactive(*command)
+    with product.client_pod(fleet, namespace=NAMESPACE) as python:
+        code = fleet.kubectl.interactive(*python, ASK.read_text(encoding="utf-8"), URL, *arguments)
     if code != 0:
-        raise CommandError(f"the client pod ended with exit code {code}")
+        raise CommandError(f"the client ended with exit code {code}")
 
 
 def next_steps(fleet: product.Product) -> str:
@@ -134,8 +131,17 @@ def scale(replicas: int) -> None:
     fleet = product.connect()
     patch = json.dumps({"spec": {"replicas": replicas}})
     fleet.kubectl.run("patch", "llm", MODEL, "-n", NAMESPACE, "--type=merge", "-p", patch)
-    wait_ready(fleet)
+    wait_until(
+        lambda: _replicas(fleet) == {"desiredReplicas": replicas, "readyReplicas": replicas},
+        what=f"{replicas} replicas are ready",
+        timeout_seconds=READY_TIMEOUT_SECONDS,
+    )
     print(fleet.kubectl.run("get", "llm", "-n", NAMESPACE))
+
+
+def _replicas(fleet: product.Product) -> dict[str, int]:
+    status = (fleet.kubectl.get("llm", MODEL, namespace=NAMESPACE) or {}).get("status", {})
+    return {key: status.get(key, 0) for key in ("desiredReplicas", "readyReplicas")}
 
 
 def logs() -> None:

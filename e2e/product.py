@@ -6,9 +6,11 @@ Shared by the demo and the e2e tests, so that what is shown is what is tested. W
 from __future__ import annotations
 
 import json
+import secrets
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,34 +114,29 @@ def connect() -> Product:
     )
 
 
-def in_cluster_command(
-    product: Product, *, name: str, namespace: str, script: Path, arguments: Sequence[str]
-) -> list[str]:
-    """kubectl arguments that run a standard-library script in a throw-away pod of the control image."""
-    overrides = {
-        "spec": {
-            "automountServiceAccountToken": False,
-            "terminationGracePeriodSeconds": 0,
-            "enableServiceLinks": False,
-        }
-    }
-    return [
+@contextmanager
+def client_pod(fleet: Product, *, namespace: str) -> Iterator[list[str]]:
+    """A pod of the control image in `namespace`; yields kubectl arguments that run a Python source in it.
+
+    exec and not `kubectl run --stdin`: attaching to a pod that lives for a second can come too late for its output.
+    """
+    name = f"client-{secrets.token_hex(3)}"
+    overrides = {"spec": {"automountServiceAccountToken": False, "enableServiceLinks": False}}
+    fleet.kubectl.run(
         "run",
         name,
         f"--namespace={namespace}",
-        f"--image={product.control_image}",
+        f"--image={fleet.control_image}",
         "--image-pull-policy=IfNotPresent",
         "--restart=Never",
-        "--rm",
-        "--stdin",
-        "--quiet",
-        "--pod-running-timeout=60s",
         f"--overrides={json.dumps(overrides)}",
         "--command",
         "--",
-        "python3",
-        "-u",
-        "-c",
-        script.read_text(encoding="utf-8"),
-        *arguments,
-    ]
+        "sleep",
+        "infinity",
+    )
+    try:
+        fleet.kubectl.run("wait", f"pod/{name}", f"--namespace={namespace}", "--for=condition=Ready", "--timeout=60s")
+        yield ["exec", "--stdin", name, f"--namespace={namespace}", "--", "python3", "-u", "-c"]
+    finally:
+        fleet.kubectl.run("delete", "pod", name, f"--namespace={namespace}", "--now", "--wait=false")

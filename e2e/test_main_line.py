@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from e2e import demo, manifests, product, traffic, waits
-from e2e.cluster.shell import run
 from e2e.conftest import Space
 
 pytestmark = pytest.mark.cluster
@@ -22,10 +21,9 @@ def test_the_example_becomes_ready_and_answers_the_openai_client_and_a_pod_in_th
         assert "Paris" in traffic.answer(openai, question="What is the capital of France?")
         assert [model.id for model in openai.models.list().data] == [name]
     url = f"http://{name}.{space.namespace}/v1"
-    asking = product.in_cluster_command(
-        space.fleet, name="ask", namespace=space.namespace, script=demo.ASK, arguments=[url, demo.QUESTION]
-    )
-    assert "Paris" in run(space.kubectl.command(*asking), timeout_seconds=90)
+    with product.client_pod(space.fleet, namespace=space.namespace) as python:
+        said = space.kubectl.run(*python, demo.ASK.read_text(encoding="utf-8"), url, demo.QUESTION)
+    assert "Paris" in said
     status = (space.kubectl.get("llm", name, namespace=space.namespace) or {})["status"]
     assert status["url"] == url
     assert status["readyReplicas"] == 1
