@@ -136,7 +136,7 @@ def test_the_environment_is_what_the_operator_reads_and_the_defaults_agree() -> 
     assert {f"MODELFLEET_{name.upper()}" for name in Settings.model_fields} == set(environment)
     assert load_settings(environment) == Settings(
         engine_image="modelfleet/engine-cpu:0.1.0",
-        engine_gpu_image="modelfleet/engine-cuda:0.1.0",
+        engine_gpu_image=None,
         system_namespace="from-the-pod",
         pod_name="from-the-pod",
     )

@@ -146,8 +146,13 @@ class Client:
         ref = ObjectRef(kind=kind, name=key.name, namespace=key.namespace)
         return await self._send(ref, method="PUT", verb="update", body=manifest)
 
-    async def delete(self, ref: ObjectRef, *, uid: str | None = None, propagation: str = "Background") -> None:
-        """Deletes it; with `uid`, only that incarnation: else ConflictError. Raises NotFoundError."""
+    async def delete(
+        self, ref: ObjectRef, *, uid: str | None = None, propagation: str = "Background"
+    ) -> dict[str, Any] | None:
+        """Deletes it; with `uid`, only that incarnation: else ConflictError. Raises NotFoundError.
+
+        Returns the object where it is still there and only marked, which a finalizer does; None where it is gone.
+        """
         options: dict[str, Any] = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
@@ -155,7 +160,8 @@ class Client:
         }
         if uid is not None:
             options["preconditions"] = {"uid": uid}
-        await self._send(ref, method="DELETE", verb="delete", body=options)
+        answer = await self._send(ref, method="DELETE", verb="delete", body=options)
+        return answer if "deletionTimestamp" in (answer.get("metadata") or {}) else None
 
     async def _patch(
         self, ref: ObjectRef, body: Manifest, *, content_type: str, query: Mapping[str, str], subresource: str

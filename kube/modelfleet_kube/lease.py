@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -87,18 +88,23 @@ class LeaderElector:
         self._wall_clock = wall_clock
         self._observation: Observation | None = None
         self._ref = ObjectRef(kind=LEASE, name=settings.name, namespace=settings.namespace)
+        self._renewed_at = 0.0
         self.is_leader = False
 
     async def acquire(self, *, on_error: Callable[[KubeError], None]) -> None:
         """Returns once we lead."""
         while not self.is_leader:
-            await self._attempt(on_error)
+            # The lease counts from before the request: an answer that comes late finds it partly used up.
+            self._renewed_at = self._clock()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.renew_deadline_seconds):
+                    await self._attempt(on_error)
             if not self.is_leader:
                 await asyncio.sleep(self._settings.retry_seconds)
 
     async def hold(self, *, on_error: Callable[[KubeError], None]) -> None:
         """Renews; returns when leadership is lost: stop writing at once, others may start."""
-        renewed_at = self._clock()
+        renewed_at = self._renewed_at
         while self.is_leader:
             await asyncio.sleep(self._settings.retry_seconds)
             deadline = renewed_at + self._settings.renew_deadline_seconds

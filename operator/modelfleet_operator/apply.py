@@ -56,9 +56,28 @@ class Writer:
         self._reporter = reporter
 
     async def carry_out(self, plan: Plan, *, resource: Resource, attempts: Attempts) -> Outcome:
-        """Everything of `plan` in its order. Raises the first not-yet error, after the rest of its step."""
+        """Everything of `plan` that can be done. Raises the first error of a step only after all the other steps."""
         errors_before = attempts.errors
         attempts.keep_only({child_key(manifest) for manifest in (*plan.apply_first, *plan.apply)})
+        failures: list[KubeError] = []
+        written = 0
+        # Gates come first: whether a pod serves must not wait for a child that cannot be written now.
+        for step in (self._set_gates, self._apply_all, self._delete_all):
+            try:
+                written += await step(plan, resource=resource, attempts=attempts)
+            except KubeError as error:
+                failures.append(error)
+        # After a write another pass follows at once and sees what it did: one status instead of two.
+        if written == 0:
+            written += await self._report(plan, resource=resource)
+        if failures:
+            raise failures[0]
+        return Outcome(written=written, has_new_errors=attempts.errors != errors_before)
+
+    async def _set_gates(self, plan: Plan, *, resource: Resource, attempts: Attempts) -> int:
+        return await self._all([self._set_gate(gate, resource=resource) for gate in plan.gates])
+
+    async def _apply_all(self, plan: Plan, *, resource: Resource, attempts: Attempts) -> int:
         written = 0
         for manifest in plan.apply_first:
             written += await self._apply_children([manifest], resource=resource, attempts=attempts)
@@ -66,12 +85,10 @@ class Writer:
         refused = {(error.kind, error.name) for error in attempts.errors}
         if not any(child_key(manifest) in refused for manifest in plan.apply_first):
             written += await self._apply_children(plan.apply, resource=resource, attempts=attempts)
-        written += await self._all([self._set_gate(gate, resource=resource) for gate in plan.gates])
-        written += await self._all([self._delete(reference) for reference in plan.delete])
-        # After a write another pass follows at once and sees what it did: one status instead of two.
-        if written == 0:
-            written += await self._report(plan, resource=resource)
-        return Outcome(written=written, has_new_errors=attempts.errors != errors_before)
+        return written
+
+    async def _delete_all(self, plan: Plan, *, resource: Resource, attempts: Attempts) -> int:
+        return await self._all([self._delete(reference) for reference in plan.delete])
 
     async def _report(self, plan: Plan, *, resource: Resource) -> int:
         """Status first: an event tells of a change that is written."""
@@ -156,9 +173,11 @@ class Writer:
         kind = KINDS[(reference.api_version, reference.kind)]
         ref = ObjectRef(kind=kind, name=reference.name, namespace=reference.namespace)
         try:
-            await self._client.delete(ref, uid=reference.uid)
+            left = await self._client.delete(ref, uid=reference.uid)
         except (NotFoundError, ConflictError):
             return 0  # Gone, or already another one of that name: the watch tells.
+        if left is not None:
+            self._caches.put(kind, left)  # A finalizer holds it: it must not be deleted again and again.
         return 1
 
     async def _set_gate(self, gate: PodGate, *, resource: Resource) -> int:

@@ -23,6 +23,10 @@ CONTESTED_DELAY_SECONDS = 10.0
 CONTESTED_MEMORY_SECONDS = 300.0
 
 
+# A refused child that is due but held back by another one must not make the key ready at once, again and again.
+SOONEST_RETRY_SECONDS = 1.0
+
+
 class ChildKey(NamedTuple):
     """One child of one LLMDeployment."""
 
@@ -90,7 +94,7 @@ class Attempts:
         """Seconds until the earliest refused child is tried again."""
         waits = [attempt.not_before - now for attempt in self._latest.values() if attempt.error is not None]
         waits += [attempt.not_before - now for attempt in self._latest.values() if attempt.not_before > now]
-        return max(0.0, min(waits)) if waits else None
+        return max(SOONEST_RETRY_SECONDS, min(waits)) if waits else None
 
 
 def child_key(manifest: Manifest) -> ChildKey:

@@ -44,8 +44,9 @@ CHILD_KINDS = (
     SERVICE,
     POD_DISRUPTION_BUDGET,
 )
-# The only event a pod's own status does not tell: why its volumes are not there.
-MOUNT_EVENTS = "reason=FailedMount,involvedObject.kind=Pod"
+# What a pod's own status does not tell: why its volumes are not there. The kubelet's word on a volume that cannot be
+# attached comes minutes after the controller's.
+VOLUME_EVENT_REASONS = ("FailedMount", "FailedAttachVolume")
 
 OnDirty = Callable[[ObjectKey], None]
 
@@ -66,12 +67,7 @@ class Caches:
         self._client = client
         self._random_unit = random_unit
         self.models = self._reflector(Selection(kind=LLM_DEPLOYMENT), tells=self._tell_model)
-        self.mount_events = Reflector(
-            client,
-            Selection(kind=EVENT, field_selector=MOUNT_EVENTS),
-            hooks=self._hooks(self._tell_mount_event),
-            index_by=_involved_pod,
-        )
+        self.volume_events = tuple(self._volume_events(reason) for reason in VOLUME_EVENT_REASONS)
         self.children = {
             kind: self._reflector(Selection(kind=kind, label_selector=names.LABEL_MODEL), tells=self._tell_child)
             for kind in (*CHILD_KINDS, POD)
@@ -114,11 +110,15 @@ class Caches:
             await reflector.synced.wait()
 
     def _all(self) -> list[Reflector]:
-        return [self.models, *self.children.values(), self.mount_events]
+        return [self.models, *self.children.values(), *self.volume_events]
 
     def _reflector(self, selection: Selection, *, tells: Callable[[Change], None]) -> Reflector:
         index_by = None if selection.kind == LLM_DEPLOYMENT else by_label(names.LABEL_MODEL)
         return Reflector(self._client, selection, hooks=self._hooks(tells), index_by=index_by)
+
+    def _volume_events(self, reason: str) -> Reflector:
+        selection = Selection(kind=EVENT, field_selector=f"reason={reason},involvedObject.kind=Pod")
+        return Reflector(self._client, selection, hooks=self._hooks(self._tell_mount_event), index_by=_involved_pod)
 
     def _hooks(self, tells: Callable[[Change], None]) -> ReflectorHooks:
         return ReflectorHooks(on_change=tells, on_error=self._on_error, random_unit=self._random_unit)

@@ -34,7 +34,8 @@ def _mount_failures(pods: Iterable[PodView], *, namespace: str, caches: Caches) 
     for pod in pods:
         events = [
             event
-            for event in caches.mount_events.cache.indexed(ObjectKey(namespace, pod.name))
+            for reflector in caches.volume_events
+            for event in reflector.cache.indexed(ObjectKey(namespace, pod.name))
             if event["involvedObject"].get("uid") == pod.uid
         ]
         if events:

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from modelfleet_api import names
-from modelfleet_api.conditions import Reason
+from modelfleet_api.conditions import Condition, ConditionType, Reason, merge_conditions
 from modelfleet_api.llmdeployment import LLMDeploymentSpec
 from pydantic import ValidationError
 
@@ -33,7 +33,7 @@ from modelfleet_operator.revisions import (
     target_revision,
 )
 from modelfleet_operator.rollout import RolloutStep, next_step
-from modelfleet_operator.state import Manifest, Observed, OperatorSettings, Plan
+from modelfleet_operator.state import Manifest, Observed, OperatorSettings, Plan, Resource
 from modelfleet_operator.status import next_status, status_events, status_patch
 
 # The children of a deleted LLMDeployment of the same name are being collected: look again soon.
@@ -57,8 +57,8 @@ def decide(observed: Observed, *, settings: OperatorSettings, now: datetime) -> 
     resource = observed.resource
     if resource.is_deleting:
         return Plan()
-    if _has_children_of_the_dead(observed):
-        return Plan(requeue_after_seconds=OLD_CHILDREN_RETRY_SECONDS)
+    if (leftover := _child_of_the_dead(observed)) is not None:
+        return _wait_for(leftover, resource=resource, now=now)
     view = fleet_view(observed)
     spec, refusal = _parse(observed)
     try:
@@ -77,7 +77,7 @@ def decide(observed: Observed, *, settings: OperatorSettings, now: datetime) -> 
         is_overdue=deadline.is_exceeded,
     )
     current_hash = _current_hash(resource.status, wanted)
-    status = next_status(resource, situation, current_hash=current_hash, now=now.strftime("%Y-%m-%dT%H:%M:%SZ"))
+    status = next_status(resource, situation, current_hash=current_hash, now=_rfc3339(now))
     return Plan(
         # A refused child stays in the plan: the writer knows when to try it again.
         apply_first=_stale(observed, wanted.first) if wanted is not None else (),
@@ -146,7 +146,9 @@ def _still_lives(revision_hash: str, view: FleetView, step: RolloutStep) -> bool
     """An old revision's Deployment stays until it is at zero and the last of its pods has drained."""
     wants = step.replicas.get(revision_hash, 0) > 0
     has = any(item.hash == revision_hash and item.replicas > 0 for item in view.live)
-    return wants or has or any(pod.revision_hash == revision_hash for pod in view.all_pods)
+    # An evicted pod stays around as Failed for ever: it drains nothing.
+    ended = ("Failed", "Succeeded")
+    return wants or has or any(pod.revision_hash == revision_hash and pod.phase not in ended for pod in view.all_pods)
 
 
 def _stale(observed: Observed, manifests: tuple[dict[str, Any], ...]) -> tuple[Manifest, ...]:
@@ -177,15 +179,31 @@ def _known_hash(status: Manifest, key: str) -> str | None:
     return str(name).rpartition("-")[2] if name else None
 
 
-def _has_children_of_the_dead(observed: Observed) -> bool:
+def _child_of_the_dead(observed: Observed) -> Manifest | None:
     """A re-created LLMDeployment has a new uid; what the old one owned is on its way out."""
-    return any(
-        owner.get("kind") == names.KIND
-        and owner.get("name") == observed.resource.name
-        and owner.get("uid") != observed.resource.uid
-        for child in observed.children
-        for owner in child["metadata"].get("ownerReferences") or []
-    )
+    for child in observed.children:
+        for owner in child["metadata"].get("ownerReferences") or []:
+            is_namesake = owner.get("kind") == names.KIND and owner.get("name") == observed.resource.name
+            if is_namesake and owner.get("uid") != observed.resource.uid:
+                return child
+    return None
+
+
+def _wait_for(leftover: Manifest, *, resource: Resource, now: datetime) -> Plan:
+    """Nothing to do but to say what is waited for."""
+    message = f"waiting until {leftover['kind']} {leftover['metadata']['name']} of a deleted {names.KIND} is gone"
+    decided = [
+        Condition(type=ConditionType.READY, status=False, reason=Reason.PENDING, message=message),
+        Condition(type=ConditionType.RECONCILING, status=True, reason=Reason.PENDING, message=message),
+    ]
+    previous = resource.status.get("conditions") or []
+    conditions = merge_conditions(previous, decided, generation=resource.generation, now=_rfc3339(now))
+    status = {"observedGeneration": resource.generation, "conditions": conditions}
+    return Plan(status=status_patch(resource.status, status), requeue_after_seconds=OLD_CHILDREN_RETRY_SECONDS)
+
+
+def _rfc3339(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _refused_children(observed: Observed) -> Refusal | None:

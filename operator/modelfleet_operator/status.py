@@ -12,6 +12,9 @@ from modelfleet_operator.conditions import Situation, decide_conditions
 from modelfleet_operator.desired.common import selector_labels
 from modelfleet_operator.state import EventRecord, Manifest, Resource
 
+# The bound of status.revisions in the CRD: one more, and the whole status would be refused.
+MAX_REVISIONS = 32
+
 
 def next_status(resource: Resource, situation: Situation, *, current_hash: str | None, now: str) -> dict[str, Any]:
     """The whole status as it should be now, in the operator's fields."""
@@ -95,5 +98,5 @@ def _revisions(resource: Resource, situation: Situation) -> list[dict[str, Any]]
             "replicas": item.replicas,
             "readyReplicas": item.ready,
         }
-        for item in sorted(situation.view.live, key=lambda item: -item.number)
+        for item in sorted(situation.view.live, key=lambda item: -item.number)[:MAX_REVISIONS]
     ]

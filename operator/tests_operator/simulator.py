@@ -102,7 +102,9 @@ class Simulator:
 
     def _scale(self, deployment: dict[str, Any]) -> None:
         name = deployment["metadata"]["name"]
-        mine = [key for key, item in self.pods.items() if item["owner"] == name]
+        # ReplicaSets neither count nor remove pods that have ended.
+        alive = {key: item for key, item in self.pods.items() if item["status"]["phase"] != "Failed"}
+        mine = [key for key, item in alive.items() if item["owner"] == name]
         if len(mine) < deployment["spec"]["replicas"]:
             self.created += 1
             revision = deployment["metadata"]["labels"][names.LABEL_REVISION]
@@ -118,6 +120,8 @@ class Simulator:
 
     def _update_readiness(self) -> None:
         for item in self.pods.values():
+            if item["status"]["phase"] == "Failed":
+                continue  # The kubelet is done with it.
             deployment = self.children.get(("Deployment", item["owner"]))
             if deployment is not None and self.gets_ready(deployment["spec"]["template"]):
                 self._set(item, "ContainersReady", holds=True)

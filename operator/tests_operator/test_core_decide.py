@@ -154,7 +154,42 @@ def test_children_of_a_deleted_namesake_are_waited_for() -> None:
     seen = world.observe()
     recreated = replace(seen, resource=replace(seen.resource, uid="uid-new", status={}))
     plan = decide(recreated, settings=builders.SETTINGS, now=builders.NOW)
-    assert plan == Plan(requeue_after_seconds=2.0)
+    assert (plan.apply_first, plan.apply, plan.delete, plan.requeue_after_seconds) == ((), (), (), 2.0)
+    assert plan.status is not None
+    ready, reconciling = plan.status["conditions"]
+    assert (ready["type"], ready["status"], ready["reason"]) == ("Ready", "False", "Pending")
+    assert "of a deleted LLMDeployment is gone" in ready["message"]
+    assert (reconciling["type"], reconciling["status"]) == ("Reconciling", "True")
+
+
+def test_an_evicted_pod_keeps_no_old_revision_alive() -> None:
+    world = settled()
+    old = world.status["currentRevision"]
+    (name,) = world.pods
+    world.pods["evicted"] = {**world.pods[name], **pod("evicted", revision=old.rpartition("-")[2])}
+    world.pods["evicted"]["status"] = {"phase": "Failed", "reason": "Evicted", "conditions": []}
+    world.change({**GOOD, "model": {"source": "pvc://models/next"}})
+    for _ in range(12):
+        world.reconcile()
+        world.run_controllers()
+    assert ("Deployment", old) not in world.children
+    assert [item["name"] for item in world.status["revisions"]] == [world.status["currentRevision"]]
+
+
+def test_more_live_revisions_than_the_status_holds_do_not_stop_it_from_being_written() -> None:
+    children = []
+    for number in range(1, 41):
+        labels = {"modelfleet.dev/revision": f"r{number}"}
+        metadata = {"name": f"chat-r{number}", "namespace": "team", "uid": f"u{number}", "labels": labels}
+        pin = {"apiVersion": "apps/v1", "kind": "ControllerRevision", "metadata": metadata, "revision": number}
+        spec = {"replicas": 0}
+        children += [
+            {**pin, "data": {}},
+            {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec},
+        ]
+    plan = decide(builders.observed(GOOD, children=tuple(children)), settings=builders.SETTINGS, now=builders.NOW)
+    assert plan.status is not None
+    assert [item["revision"] for item in plan.status["revisions"]] == list(range(40, 8, -1))
 
 
 def test_a_model_that_is_being_deleted_is_left_to_the_garbage_collector() -> None:

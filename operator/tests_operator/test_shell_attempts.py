@@ -62,3 +62,9 @@ def test_writing_the_same_again_and_again_is_slowed_down_and_a_quiet_time_forgiv
 
 def test_keys_name_kind_and_name() -> None:
     assert child_key(manifest()) == KEY
+
+
+def test_a_child_that_is_due_but_held_back_by_another_is_looked_at_in_a_second_not_at_once() -> None:
+    attempts = Attempts(generation=1)
+    attempts.record_error(manifest(), REFUSED, now=0.0)
+    assert attempts.next_attempt(now=31.0) == 1.0

@@ -15,9 +15,11 @@ from modelfleet_kube.resources import (
     DEPLOYMENT,
     EVENT,
     LEASE,
+    POD,
     POD_DISRUPTION_BUDGET,
     SERVICE,
     ObjectRef,
+    ResourceKind,
     Selection,
 )
 from modelfleet_operator.caches import CHILD_KINDS, LLM_DEPLOYMENT
@@ -27,6 +29,14 @@ from tests_operator.process import OperatorProcess
 from tests_operator.world import NOW, World, until
 
 pytestmark = pytest.mark.apiserver
+
+VALIDATING_WEBHOOK = ResourceKind(
+    group="admissionregistration.k8s.io",
+    version="v1",
+    plural="validatingwebhookconfigurations",
+    kind="ValidatingWebhookConfiguration",
+    is_namespaced=False,
+)
 
 
 async def ready_model(world: World, name: str = "m", **spec: Any) -> None:
@@ -202,6 +212,44 @@ async def test_a_child_that_the_api_server_refuses_is_reported_and_not_tried_in_
     assert await operator.writes() == writes
     await world.apply_model("m", podTemplate={"spec": {"terminationGracePeriodSeconds": 5}})
     await world.wait_children("m", kinds=(DEPLOYMENT,))
+
+
+async def test_a_write_that_must_wait_holds_up_neither_the_gate_nor_the_status(
+    operator: OperatorProcess, world: World
+) -> None:
+    await ready_model(world)
+    rule = {"apiGroups": ["apps"], "apiVersions": ["v1"], "operations": ["*"], "resources": ["deployments"]}
+    webhook = {
+        "name": "down.example.com",
+        "rules": [rule],
+        "clientConfig": {"url": "https://127.0.0.1:9/"},
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": world.namespace}},
+        "admissionReviewVersions": ["v1"],
+        "sideEffects": "None",
+        "failurePolicy": "Fail",
+    }
+    configuration = {"metadata": {"name": world.namespace}, "webhooks": [webhook]}
+    await world.client.create(VALIDATING_WEBHOOK, configuration)
+    try:
+        await asyncio.sleep(1.5)  # The API server reads webhook configurations with a delay of its own.
+        await world.apply_model("m", replicas=2)
+        generation = (await world.model("m"))["metadata"]["generation"]
+        (pod,) = await world.children(POD, "m")
+        unready = {"type": "ContainersReady", "status": "False", "lastTransitionTime": NOW}
+        await world.set_pod_status(pod["metadata"]["name"], conditions=[unready])
+        await until(lambda: has_observed(world, generation))
+        gates = [
+            item["status"]
+            for item in (await world.children(POD, "m"))[0]["status"]["conditions"]
+            if item["type"] == names.READINESS_GATE_ROUTABLE
+        ]
+        assert gates == ["False"]
+    finally:
+        await world.client.delete(ObjectRef(kind=VALIDATING_WEBHOOK, name=world.namespace))
+
+
+async def has_observed(world: World, generation: int) -> bool:
+    return bool((await world.model("m"))["status"]["observedGeneration"] == generation)
 
 
 async def test_a_deleted_model_is_left_to_the_garbage_collector(operator: OperatorProcess, world: World) -> None:

@@ -147,3 +147,17 @@ async def test_a_pass_that_never_ends_is_reported_and_does_not_hold_up_the_other
 def test_errors_of_the_client_are_the_only_ones_that_are_not_bugs() -> None:
     kinds: list[Callable[[str], Exception]] = [UnavailableError, ForbiddenError, ProtocolError]
     assert all(isinstance(kind("x"), KubeError) for kind in kinds)
+
+
+async def test_a_thousand_passes_that_write_nothing_let_everything_else_run_between_them() -> None:
+    harness = Harness()
+    for number in range(1000):
+        harness.dirty.add(ObjectKey("ns", str(number)))
+    running = asyncio.create_task(harness.pool.run(count=1))
+    turns = 0
+    while len(harness.passes) < 1000:
+        await asyncio.sleep(0)
+        turns += 1
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert turns >= 1000

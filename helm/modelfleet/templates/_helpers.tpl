@@ -23,6 +23,3 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- define "modelfleet.engineImage" -}}
 {{- .Values.engine.image | default (printf "modelfleet/engine-cpu:%s" .Chart.AppVersion) -}}
 {{- end }}
-{{- define "modelfleet.engineGpuImage" -}}
-{{- .Values.engine.gpuImage | default (printf "modelfleet/engine-cuda:%s" .Chart.AppVersion) -}}
-{{- end }}

@@ -143,6 +143,8 @@ def _init_containers(
         "imagePullPolicy": settings.engine_pull_policy,
         "args": ["fetch", "--source", source.hub_source, "--dest", source.path],
         "env": sources.fetch_environment(spec),
+        # As much as the engine gets, which costs nothing: a quota refuses pods with a container that names none.
+        "resources": dump(spec.resources) if spec.resources is not None else {},
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": RESTRICTED_CONTAINER,
         "volumeMounts": [
