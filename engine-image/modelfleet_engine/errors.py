@@ -5,6 +5,7 @@ Must not import torch or aiohttp: the command line, the scheduler's side and the
 
 from __future__ import annotations
 
+import errno
 import os
 from enum import IntEnum
 from pathlib import Path
@@ -72,11 +73,19 @@ def exit_code_of(error: BaseException) -> ExitCode:
     """The exit code that tells an operator what kind of failure `error` was."""
     if isinstance(error, ModelError):
         return ExitCode.BAD_MODEL
-    # torch's OutOfMemoryError is a RuntimeError; its CPU allocator raises a plain one with this text.
+    return ExitCode.OUT_OF_MEMORY if _is_out_of_memory(error) else ExitCode.BUG
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    # torch's OutOfMemoryError is a RuntimeError; its CPU allocator raises a plain one, worded differently by system.
     is_torch_oom = isinstance(error, RuntimeError) and (
-        type(error).__name__ == "OutOfMemoryError" or "not enough memory" in str(error)
+        type(error).__name__ == "OutOfMemoryError"
+        or "not enough memory" in str(error)
+        or "can't allocate memory" in str(error)
     )
-    return ExitCode.OUT_OF_MEMORY if is_torch_oom or isinstance(error, MemoryError) else ExitCode.BUG
+    return is_torch_oom or isinstance(error, MemoryError)
 
 
 def one_line(error: BaseException) -> str:

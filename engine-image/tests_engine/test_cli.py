@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from modelfleet_api.engine_config import EngineConfig
-from modelfleet_engine.errors import ModelError, exit_code_of, one_line
+from modelfleet_engine.errors import ExitCode, ModelError, exit_code_of, one_line
 from modelfleet_engine.main import main
 from modelfleet_engine.settings import ServeOptions, add_serve_arguments, parse_serve_options
 
@@ -119,8 +120,19 @@ def test_each_kind_of_failure_has_its_own_exit_code() -> None:
 
     errors = [ModelError("x"), OutOfMemoryError("cuda"), MemoryError(), ValueError("x")]
     allocator = RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: not enough memory: you tried")
+    system = [OSError(errno.ENOMEM, "Cannot allocate memory"), OSError(errno.EACCES, "Permission denied")]
 
-    assert [int(exit_code_of(error)) for error in [*errors, allocator]] == [3, 4, 4, 1, 4]
+    assert [int(exit_code_of(error)) for error in [*errors, allocator, *system]] == [3, 4, 4, 1, 4, 4, 1]
+
+
+def test_what_torchs_cpu_allocator_really_raises_is_out_of_memory() -> None:
+    import torch
+
+    # 4 PB: more than an address space.
+    with pytest.raises(RuntimeError) as refusal:
+        torch.empty(10**15)
+
+    assert exit_code_of(refusal.value) is ExitCode.OUT_OF_MEMORY
 
 
 def test_an_error_is_told_in_one_line() -> None:
