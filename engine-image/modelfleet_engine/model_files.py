@@ -9,7 +9,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from modelfleet_engine.errors import ModelError
 
@@ -22,12 +24,12 @@ class SamplingDefaults:
     OpenAI's defaults. `max_new_tokens` bounds the answer where the request does not.
     """
 
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    max_new_tokens: int | None = None
+    temperature: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] = 1.0
+    top_p: Annotated[float, Field(strict=True, gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(strict=True, ge=-1)] = 0
+    min_p: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.0
+    repetition_penalty: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] = 1.0
+    max_new_tokens: Annotated[int, Field(strict=True, ge=1)] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +74,7 @@ def _token_ids(config: Mapping[str, Any]) -> frozenset[int]:
     """`eos_token_id`, which is an id or a list of ids."""
     value = config.get("eos_token_id")
     values = value if isinstance(value, list) else [] if value is None else [value]
-    if not all(isinstance(token_id, int) for token_id in values):
+    if not all(isinstance(token_id, int) and not isinstance(token_id, bool) for token_id in values):
         raise ModelError(f"eos_token_id must be an id or a list of ids, not {value!r}")
     return frozenset(values)
 
@@ -102,12 +104,12 @@ def _chat_template(directory: Path, tokenizer_config: Mapping[str, Any]) -> str 
 
 
 def _sampling_defaults(generation: Mapping[str, Any]) -> SamplingDefaults:
-    given: dict[str, Any] = {}
-    for name in SamplingDefaults.__dataclass_fields__:
-        value = generation.get(name)
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ModelError(f"generation_config.json: {name} must be a number, not {value!r}")
-        given[name] = value
-    return SamplingDefaults(**given)
+    names = SamplingDefaults.__dataclass_fields__
+    given = {name: generation[name] for name in names if generation.get(name) is not None}
+    try:
+        return TypeAdapter(SamplingDefaults).validate_python(given)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        raise ModelError(
+            f"generation_config.json: {problem['loc'][0]}: {problem['msg']}, given {problem['input']!r}"
+        ) from error

@@ -101,7 +101,12 @@ def test_a_conversation_the_template_refuses_is_the_clients_error(directory: Pat
         ("tokenizer_config.json", "[1]", "holds no JSON object but a list"),
         ("config.json", "{", "cannot be read as JSON"),
         ("config.json", '{"eos_token_id": "x"}', "eos_token_id must be an id or a list of ids, not 'x'"),
-        ("generation_config.json", '{"top_p": "x"}', "top_p must be a number, not 'x'"),
+        ("generation_config.json", '{"top_p": "x"}', "top_p: Input should be a valid number, given 'x'"),
+        ("generation_config.json", '{"top_p": true}', "top_p: Input should be a valid number, given True"),
+        ("generation_config.json", '{"top_k": 50.0}', "top_k: Input should be a valid integer, given 50.0"),
+        ("generation_config.json", '{"max_new_tokens": 0}', "max_new_tokens: .* greater than or equal to 1, given 0"),
+        ("generation_config.json", '{"max_new_tokens": -1}', "max_new_tokens: .*, given -1"),
+        ("generation_config.json", '{"temperature": NaN}', "temperature: .*, given nan"),
         ("chat_template.jinja", "{% for %}", "chat template is not valid jinja2"),
     ],
 )
