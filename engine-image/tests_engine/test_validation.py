@@ -8,6 +8,7 @@ import pytest
 from modelfleet_engine.errors import RequestError
 from modelfleet_engine.http.schema import ChatCompletionBody, CompletionBody, SamplingBody
 from modelfleet_engine.http.validate import parse_body
+from pydantic import ValidationError
 
 CHAT: dict[str, object] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 COMPLETION: dict[str, object] = {"model": "m", "prompt": "hi"}
@@ -145,3 +146,63 @@ def test_a_long_wrong_value_is_not_echoed_in_full() -> None:
     error = _refusal(ChatCompletionBody, {**CHAT, "temperature": "x" * 10_000})
 
     assert len(error.message) < 300
+
+
+@pytest.mark.parametrize(
+    ("body_type", "change"),
+    [
+        (ChatCompletionBody, {"messages": [{}] * 200_000}),
+        (ChatCompletionBody, {"messages": [{"role": "user", "content": [{}] * 200_000}]}),
+        (ChatCompletionBody, {f"field{index}": 1 for index in range(200_000)}),
+        (ChatCompletionBody, {"messages": [{f"field{index}": 1 for index in range(200_000)}]}),
+        (CompletionBody, {"prompt": [-1] * 200_000}),
+        (CompletionBody, {"prompt": [[-1] * 200_000]}),
+    ],
+)
+def test_a_request_that_is_wrong_everywhere_costs_no_more_than_one_mistake(
+    body_type: type[SamplingBody], change: dict[str, object]
+) -> None:
+    base = CHAT if body_type is ChatCompletionBody else COMPLETION
+    error = _refusal(body_type, {**base, **change})
+
+    assert isinstance(error.__cause__, ValidationError)
+    assert error.__cause__.error_count() <= 4
+
+
+def test_an_object_of_too_many_fields_is_refused_with_the_limit() -> None:
+    many = {f"field{index}": 1 for index in range(65)}
+
+    top = _refusal(ChatCompletionBody, many)
+    inner = _refusal(ChatCompletionBody, {**CHAT, "messages": [many]})
+
+    assert (top.param, top.message) == (
+        None,
+        "The request body: an object has at most 64 fields, this one has 65.",
+    )
+    assert (inner.param, inner.code) == ("messages[0]", "invalid_value")
+
+
+def test_a_deeply_nested_value_is_refused_by_its_type() -> None:
+    nested: object = 1
+    for _ in range(400):
+        nested = [nested]
+
+    error = _refusal(ChatCompletionBody, {**CHAT, "temperature": nested})
+
+    assert error.message == "temperature: Input should be a valid number, given an array."
+
+
+def test_long_names_are_cut_in_errors() -> None:
+    field = _refusal(ChatCompletionBody, {**CHAT, "x" * 100_000: 1})
+    model = _refusal(ChatCompletionBody, {**CHAT, "model": "m" * 257})
+
+    assert field.message == "x" * 77 + "... is not supported by this engine."
+    assert model.message == ("model: String should have at most 256 characters, given a string of 257 characters.")
+
+
+def test_an_empty_or_odd_field_name_is_shown_quoted() -> None:
+    top = _refusal(ChatCompletionBody, {**CHAT, "": 1})
+    inner = _refusal(ChatCompletionBody, {**CHAT, "messages": [{"role": "user", "content": "x", "a b": 1}]})
+
+    assert top.message == '"" is not supported by this engine.'
+    assert inner.message == 'messages[0]."a b" is not supported by this engine.'

@@ -8,18 +8,39 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 MAX_CHOICES = 128
 MAX_STOPS = 16
+# Characters. The name is logged and shown in errors.
+MAX_MODEL_NAME = 256
+# More than every field we know, in any one object.
+MAX_FIELDS = 64
 
 NonEmpty = Annotated[str, Field(min_length=1)]
 TokenId = Annotated[int, Field(ge=0)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 
 
 class _Strict(BaseModel):
-    """No silent conversion ("5" is not 5), no unknown fields."""
+    """No silent conversion ("5" is not 5), no unknown fields.
+
+    What a body can be wrong in is bounded: pydantic collects every violation, so lists stop at the first one and
+    objects of very many fields are refused as a whole.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_fields(cls, value: object) -> object:
+        if isinstance(value, dict) and len(value) > MAX_FIELDS:
+            raise PydanticCustomError(
+                "too_many_fields",
+                "an object has at most {limit} fields, this one has {given}",
+                {"limit": MAX_FIELDS, "given": len(value)},
+            )
+        return value
 
 
 class StreamOptions(_Strict):
@@ -29,14 +50,14 @@ class StreamOptions(_Strict):
 class SamplingBody(_Strict):
     """What both endpoints share. None means "the model's default"."""
 
-    model: str
+    model: Annotated[str, Field(max_length=MAX_MODEL_NAME)]
     n: int = Field(default=1, ge=1, le=MAX_CHOICES)
     stream: bool = False
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(default=None, ge=1)
     min_tokens: int = Field(default=0, ge=0)
     stop: NonEmpty | Annotated[list[NonEmpty], Field(max_length=MAX_STOPS)] = Field(default_factory=list)
-    stop_token_ids: list[TokenId] = Field(default_factory=list, max_length=128)
+    stop_token_ids: list[TokenId] = Field(default_factory=list, max_length=128, fail_fast=True)
     ignore_eos: bool = False
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
@@ -74,7 +95,7 @@ class ChatMessage(_Strict):
     """One message. Its content is text, or parts that are all text."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)]
     name: str | None = None
 
     def for_template(self) -> dict[str, str]:
@@ -90,7 +111,7 @@ class ChatMessage(_Strict):
 class ChatCompletionBody(SamplingBody):
     """`POST /v1/chat/completions`."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, fail_fast=True)
     max_completion_tokens: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
@@ -117,9 +138,9 @@ class CompletionBody(SamplingBody):
 
     prompt: (
         str
-        | Annotated[list[TokenId], Field(min_length=1)]
-        | Annotated[list[str], Field(min_length=1, max_length=MAX_CHOICES)]
-        | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=MAX_CHOICES)]
+        | TokenIds
+        | Annotated[list[str], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
     )
 
     @property

@@ -6,6 +6,7 @@ the answer and are accepted; everything else is refused by name, never ignored.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -17,6 +18,9 @@ from modelfleet_engine.errors import RequestError
 from modelfleet_engine.http.schema import SamplingBody
 
 Body = TypeVar("Body", bound=SamplingBody)
+
+# Of what a client sent, in an error message.
+MAX_SHOWN_CHARACTERS = 80
 
 HARMLESS_FIELDS = frozenset(
     {
@@ -109,15 +113,29 @@ def _request_error(error: ValidationError) -> RequestError:
         # Our own cross-field rules start with the field they blame.
         param, _, message = str(problem["ctx"]["error"]).partition(": ")
         return RequestError(f"{param}: {message}", param=param, code="invalid_value")
-    param = _path(problem["loc"])
+    param = _path(problem["loc"], names_a_field=problem["type"] == "extra_forbidden")
     match problem["type"]:
+        case "too_many_fields":
+            where = param or "The request body"
+            return RequestError(f"{where}: {problem['msg']}.", param=param or None, code="invalid_value")
         case "missing":
             return RequestError(f"Missing required field: {param}.", param=param, code="missing_field")
         case "extra_forbidden":
             return RequestError(f"{param} is not supported by this engine.", param=param, code="unsupported_field")
-    given = orjson.dumps(problem["input"], default=str).decode()
-    shown = given if len(given) <= 80 else given[:77] + "..."
-    return RequestError(f"{param}: {problem['msg']}, given {shown}.", param=param, code="invalid_value")
+    return RequestError(
+        f"{param}: {problem['msg']}, given {_shown(problem['input'])}.", param=param, code="invalid_value"
+    )
+
+
+def _shown(value: object) -> str:
+    """A scalar or short string as it was written; of anything else its type, however large or deep it is."""
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list):
+        return "an array"
+    if isinstance(value, str) and len(value) > MAX_SHOWN_CHARACTERS:
+        return f"a string of {len(value)} characters"
+    return orjson.dumps(value).decode()
 
 
 def _most_telling(problems: list[ErrorDetails]) -> ErrorDetails:
@@ -131,15 +149,28 @@ def _most_telling(problems: list[ErrorDetails]) -> ErrorDetails:
     return contents[0] if contents else first
 
 
-def _path(location: tuple[int | str, ...]) -> str:
-    """`messages[0].content` from pydantic's location, without the names of union branches."""
-    path = str(location[0])
-    for part in location[1:]:
+def _path(location: tuple[int | str, ...], *, names_a_field: bool) -> str:
+    """`messages[0].content` from pydantic's location, without the names of union branches.
+
+    `names_a_field`: the last part is a name from the request, whatever it looks like.
+    """
+    path = ""
+    for index, part in enumerate(location):
+        is_last = index == len(location) - 1
         if isinstance(part, int):
             path += f"[{part}]"
+        elif index == 0 or (is_last and names_a_field):
+            path += ("." if index else "") + _shown_name(part)
         elif part.isidentifier() and part not in _UNION_BRANCHES:
             path += f".{part}"
     return path
 
 
+def _shown_name(name: str) -> str:
+    """A plain name as it is; an empty or odd one quoted, a long one cut."""
+    short = name if len(name) <= MAX_SHOWN_CHARACTERS else name[: MAX_SHOWN_CHARACTERS - 3] + "..."
+    return short if _PLAIN_NAME.fullmatch(short) else orjson.dumps(short).decode()
+
+
+_PLAIN_NAME = re.compile(r"[\w.-]+")
 _UNION_BRANCHES = frozenset({"str"})
