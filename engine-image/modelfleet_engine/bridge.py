@@ -11,7 +11,8 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from modelfleet_engine.engine import Abort, Close, Engine, EngineStats, Failed, Submit, Update
@@ -93,6 +94,7 @@ class Bridge:
         self.max_outstanding = self._max_running + max_queued
         self._on_failure = on_failure
         self._live: dict[str, tuple[Generation, int, float]] = {}
+        self._in_preparation = 0
         self._closed_by: GenerationCutError | None = None
         self.stats = EngineStats(scheduler=scheduler.stats(), computed_tokens=0, busy_seconds=0.0, step_time=None)
         self._engine = Engine(device=device, scheduler=scheduler, publish=self._publish)
@@ -110,6 +112,20 @@ class Bridge:
         """Sequences admitted and not running, counting those the engine's thread has not seen yet."""
         return max(0, len(self._live) - self.stats.scheduler.running)
 
+    @contextmanager
+    def preparing(self, sequences: int) -> Iterator[None]:
+        """Holds places for sequences whose prompts are not encoded yet; give them back and `submit` without an await.
+
+        Raises:
+            RequestError: 429, the queue is full.
+        """
+        self._check_room(sequences)
+        self._in_preparation += sequences
+        try:
+            yield
+        finally:
+            self._in_preparation -= sequences
+
     def submit(self, requests: Iterable[GenerationRequest]) -> Generation:
         """Starts the choices of one call.
 
@@ -120,15 +136,7 @@ class Bridge:
         batch = tuple(requests)
         if self._closed_by is not None:
             raise self._closed_by
-        if len(self._live) + len(batch) > self.max_outstanding:
-            self._counts.count_refused("queue_full")
-            raise RequestError(
-                f"The queue is full: at most {self.max_outstanding} sequences may run or wait, "
-                f"{len(self._live)} do and {len(batch)} more were asked for.",
-                status=429,
-                code="queue_full",
-                retry_after_seconds=self._retry_after_seconds(),
-            )
+        self._check_room(len(batch))
         generation = Generation(self, tuple(request.request_id for request in batch))
         now = time.monotonic()
         for index, request in enumerate(batch):
@@ -165,6 +173,18 @@ class Bridge:
     def is_alive(self) -> bool:
         """Whether the engine's thread still runs."""
         return self._thread.is_alive()
+
+    def _check_room(self, sequences: int) -> None:
+        taken = len(self._live) + self._in_preparation
+        if taken + sequences > self.max_outstanding:
+            self._counts.count_refused("queue_full")
+            raise RequestError(
+                f"The queue is full: at most {self.max_outstanding} sequences may run or wait, "
+                f"{taken} do and {sequences} more were asked for.",
+                status=429,
+                code="queue_full",
+                retry_after_seconds=self._retry_after_seconds(),
+            )
 
     def _retry_after_seconds(self) -> int:
         """About when a place in the queue gets free: mean request duration over the running places."""

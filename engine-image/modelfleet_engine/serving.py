@@ -54,6 +54,11 @@ class ReadyModel:
     vocab_size: int
     block_tokens: int
 
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        """The end tokens the model can draw: files may name ids beyond its vocabulary."""
+        return frozenset(token_id for token_id in self.tokenizer.eos_token_ids if 0 <= token_id < self.vocab_size)
+
 
 @dataclass(slots=True)
 class Serving:

@@ -32,6 +32,9 @@ class ModelTokenizer:
         # The prompt is what it is: a limit or padding stored in the file would change it silently.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        # Characters; a text of n tokens is at most n times as long.
+        self.longest_token_characters = max(map(len, vocabulary), default=1)
         files = read_model_files(directory)
         self.defaults: SamplingDefaults = files.defaults
         eos_text = files.special_tokens.get("eos_token")

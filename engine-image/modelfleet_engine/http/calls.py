@@ -9,7 +9,7 @@ import uuid
 from dataclasses import dataclass
 
 from modelfleet_engine.errors import RequestError
-from modelfleet_engine.http.schema import ChatCompletionBody, CompletionBody, SamplingBody
+from modelfleet_engine.http.schema import MAX_MODEL_NAME, ChatCompletionBody, CompletionBody, SamplingBody
 from modelfleet_engine.request import GenerationRequest
 from modelfleet_engine.serving import ReadyModel, Serving
 from modelfleet_engine.step_plan import SamplingParameters
@@ -33,7 +33,7 @@ def check_model(serving: Serving, name: str) -> None:
     """Raises RequestError 404 unless `name` is a name of the served model."""
     if name not in serving.model_names:
         raise RequestError(
-            f"The model `{name}` does not exist here; served: {', '.join(serving.model_names)}.",
+            f"The model `{name[:MAX_MODEL_NAME]}` does not exist here; served: {', '.join(serving.model_names)}.",
             status=404,
             param="model",
             code="model_not_found",
@@ -43,9 +43,12 @@ def check_model(serving: Serving, name: str) -> None:
 async def chat_call(serving: Serving, model: ReadyModel, body: ChatCompletionBody) -> Call:
     """The call of a chat request; the conversation is rendered and encoded off the event loop."""
     messages = [message.for_template() for message in body.messages]
-    prompt = await asyncio.get_running_loop().run_in_executor(
-        serving.tokenizer_pool, model.tokenizer.encode_chat, messages
-    )
+    _check_choices(body, model, prompts=1)
+    _check_characters(model, sum(len(message["content"]) for message in messages), param="messages")
+    with model.bridge.preparing(body.n):
+        prompt = await asyncio.get_running_loop().run_in_executor(
+            serving.tokenizer_pool, model.tokenizer.encode_chat, messages
+        )
     prefix = f"chatcmpl-{uuid.uuid4().hex}"
     return _call(prefix, body, model, prompts=[prompt], token_limit=body.token_limit, param="messages")
 
@@ -53,13 +56,18 @@ async def chat_call(serving: Serving, model: ReadyModel, body: ChatCompletionBod
 async def completion_call(serving: Serving, model: ReadyModel, body: CompletionBody) -> Call:
     """The call of a plain completion; text prompts are encoded off the event loop."""
     loop = asyncio.get_running_loop()
-    prompts: list[tuple[int, ...]] = []
-    for prompt in body.prompts:
+    given = body.prompts
+    _check_choices(body, model, prompts=len(given))
+    for prompt in given:
         if isinstance(prompt, str):
-            prompts.append(await loop.run_in_executor(serving.tokenizer_pool, model.tokenizer.encode, prompt))
-        else:
-            _check_token_ids(prompt, vocab_size=model.vocab_size, param="prompt")
-            prompts.append(prompt)
+            _check_characters(model, len(prompt), param="prompt")
+    prompts: list[tuple[int, ...]] = []
+    with model.bridge.preparing(len(given) * body.n):
+        for prompt in given:
+            if isinstance(prompt, str):
+                prompts.append(await loop.run_in_executor(serving.tokenizer_pool, model.tokenizer.encode, prompt))
+            else:
+                prompts.append(prompt)
     prefix = f"cmpl-{uuid.uuid4().hex}"
     return _call(prefix, body, model, prompts=prompts, token_limit=body.token_limit, param="prompt")
 
@@ -74,21 +82,16 @@ def _call(
     param: str,
 ) -> Call:
     _check_token_ids(body.stop_token_ids, vocab_size=model.vocab_size, param="stop_token_ids")
-    seed = body.seed if body.seed is not None else secrets.randbits(63)
-    capacity = model.bridge.max_outstanding
-    if len(prompts) * body.n > capacity:
-        raise RequestError(
-            f"n: {len(prompts)} prompts with {body.n} choices each are more than the {capacity} sequences "
-            "this engine holds at once.",
-            param="n",
-            code="invalid_value",
-        )
     stop_token_ids = frozenset(body.stop_token_ids)
     if not body.ignore_eos:
-        stop_token_ids |= model.tokenizer.eos_token_ids
+        stop_token_ids |= model.eos_token_ids
     requests: list[GenerationRequest] = []
     for prompt in prompts:
         max_tokens = _max_tokens(model, prompt_tokens=len(prompt), asked=token_limit, param=param)
+        # Encoded text too: a tokenizer may know more tokens than the model has embeddings.
+        _check_token_ids(prompt, vocab_size=model.vocab_size, param=param)
+        # Of its own for each prompt, so that equal prompts get different samples.
+        seed = body.seed if body.seed is not None else secrets.randbits(63)
         if body.min_tokens > max_tokens:
             raise RequestError(
                 f"min_tokens: {body.min_tokens} is more than the {max_tokens} tokens that may be generated.",
@@ -155,6 +158,29 @@ def _max_tokens(model: ReadyModel, *, prompt_tokens: int, asked: int | None, par
         return asked
     default = model.tokenizer.defaults.max_new_tokens
     return room if default is None else min(room, default)
+
+
+def _check_choices(body: SamplingBody, model: ReadyModel, *, prompts: int) -> None:
+    capacity = model.bridge.max_outstanding
+    if prompts * body.n > capacity:
+        raise RequestError(
+            f"n: {prompts} prompts with {body.n} choices each are more than the {capacity} sequences "
+            "this engine holds at once.",
+            param="n",
+            code="invalid_value",
+        )
+
+
+def _check_characters(model: ReadyModel, characters: int, *, param: str) -> None:
+    """Refuses, before it is encoded, text that the context cannot hold even in the longest tokens."""
+    limit = model.max_model_len * model.tokenizer.longest_token_characters
+    if characters > limit:
+        raise RequestError(
+            f"This model's maximum context length is {model.max_model_len} tokens, which hold at most {limit} "
+            f"characters, but the request has {characters} characters in {param}.",
+            param=param,
+            code="context_length_exceeded",
+        )
 
 
 def _check_token_ids(token_ids: tuple[int, ...] | list[int], *, vocab_size: int, param: str) -> None:

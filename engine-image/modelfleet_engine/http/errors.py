@@ -8,6 +8,8 @@ from aiohttp import web
 from modelfleet_engine.errors import GenerationCutError, RequestError
 
 SERVER_ERROR = "server_error"
+INTERNAL_ERROR_MESSAGE = "Internal server error."
+INTERNAL_ERROR_CODE = "internal_error"
 
 
 def error_body(*, message: str, error_type: str, param: str | None = None, code: str | None = None) -> bytes:
@@ -36,5 +38,5 @@ def cut_response(error: GenerationCutError) -> web.Response:
 
 def server_error_response() -> web.Response:
     """The answer to a bug of ours; the details are in the log, under the request's id."""
-    body = error_body(message="Internal server error.", error_type=SERVER_ERROR, code="internal_error")
+    body = error_body(message=INTERNAL_ERROR_MESSAGE, error_type=SERVER_ERROR, code=INTERNAL_ERROR_CODE)
     return web.Response(status=500, body=body, content_type="application/json")

@@ -56,7 +56,7 @@ async def _complete(
     serving = request.app[SERVING]
     record = request[RECORD]
     ready = _ready_model(serving)
-    body = parse_body(await request.read(), body_type)
+    body = parse_body(await _read(request), body_type)
     record.model = body.model
     calls.check_model(serving, body.model)
     call = await make_call(serving, ready, body)
@@ -76,6 +76,15 @@ async def _complete(
         record.error_code = cut.code
         serving.counts.cut += 1
     return response
+
+
+async def _read(request: web.Request) -> bytes:
+    """The whole body. Raises RequestError 400 if it is not what its headers say, such as gzip."""
+    try:
+        return await request.read()
+    except web.RequestPayloadError as error:
+        reason = " ".join(str(error).split())
+        raise RequestError(f"The request body cannot be read: {reason}", code="invalid_body") from error
 
 
 def _ready_model(serving: Serving) -> ReadyModel:

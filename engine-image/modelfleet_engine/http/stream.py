@@ -9,9 +9,11 @@ import orjson
 from aiohttp import web
 
 from modelfleet_engine.errors import GenerationCutError
-from modelfleet_engine.http.errors import cut_body
+from modelfleet_engine.http.errors import INTERNAL_ERROR_CODE, INTERNAL_ERROR_MESSAGE, cut_body
 from modelfleet_engine.http.generation import RunningCall
+from modelfleet_engine.http.record import RECORD
 from modelfleet_engine.http.responses import AnswerFormat, FinishedChoice, Json
+from modelfleet_engine.logs import log_failure
 
 _DONE = b"data: [DONE]\n\n"
 _STREAM_HEADERS = {
@@ -47,27 +49,43 @@ async def write_stream(
 ) -> GenerationCutError | None:
     """Streams the answer into `response`; returns the error if it was cut after its beginning.
 
+    A bug of ours after the beginning is logged and cuts the stream too: no second response can follow the first.
+
     Raises:
         GenerationCutError: cut before anything was sent.
     """
-    call = running.call
     response.headers.update(_STREAM_HEADERS)
     try:
-        async for batch in running.deltas():
-            frames = [_event(answer.chunk(call, delta)) for delta in batch]
-            if not response.prepared:
-                await response.prepare(request)
-                frames = [_event(chunk) for chunk in answer.opening_chunks(call)] + frames
-            # All tokens of one moment in one write.
-            await response.write(b"".join(frames))
-    except GenerationCutError as error:
+        await _write_answer(request, response, running, answer)
+    except ConnectionResetError:
+        raise
+    except Exception as error:
         if not response.prepared:
             raise
-        await response.write(b"data: " + cut_body(error) + b"\n\n")
+        cut = error if isinstance(error, GenerationCutError) else _logged_bug(request, error)
+        await response.write(b"data: " + cut_body(cut) + b"\n\n")
         await response.write_eof()
-        return error
+        return cut
+    await response.write_eof()
+    return None
+
+
+async def _write_answer(
+    request: web.Request, response: web.StreamResponse, running: RunningCall, answer: AnswerFormat
+) -> None:
+    call = running.call
+    async for batch in running.deltas():
+        frames = [_event(answer.chunk(call, delta)) for delta in batch]
+        if not response.prepared:
+            await response.prepare(request)
+            frames = [_event(chunk) for chunk in answer.opening_chunks(call)] + frames
+        # All tokens of one moment in one write.
+        await response.write(b"".join(frames))
     if call.include_usage:
         await response.write(_event(answer.usage_chunk(call, running.usage)))
     await response.write(_DONE)
-    await response.write_eof()
-    return None
+
+
+def _logged_bug(request: web.Request, error: Exception) -> GenerationCutError:
+    log_failure(f"request {request[RECORD].request_id} failed", error)
+    return GenerationCutError(INTERNAL_ERROR_MESSAGE, status=500, code=INTERNAL_ERROR_CODE)
