@@ -27,6 +27,8 @@ class Situation:
     refusal: tuple[Reason, str] | None
     # A replica of the wanted revision is not ready within rollout.progressDeadlineSeconds.
     is_overdue: bool = False
+    # The URL was not answering before, and the Service does not know the first ready replica yet: for how long.
+    settling_seconds: float | None = None
 
     @property
     def desired(self) -> int:
@@ -134,6 +136,9 @@ def _routable(situation: Situation) -> Condition:
 def _ready(situation: Situation) -> Condition:
     ready, desired = situation.view.ready, situation.desired
     words = f"{ready} of {desired} replicas are ready"
+    if ready and situation.settling_seconds is not None:
+        message = f"{words}; the Service is learning of the first one"
+        return _condition(ConditionType.READY, Reason.NOT_ROUTABLE, message, status=False)
     if ready and (desired or situation.spec is None):
         reason = Reason.READY if ready >= desired and not situation.is_rolling else Reason.AVAILABLE
         return _condition(ConditionType.READY, reason, words, status=True)
@@ -177,7 +182,8 @@ def _progress(situation: Situation) -> Condition | None:
     if situation.is_rolling:
         message = f"revision {situation.target_hash} replaces the one before it"
         return _condition(ConditionType.RECONCILING, Reason.ROLLING_OUT, message, status=True)
-    if view.ready != situation.desired or len(view.pods) != situation.desired:
+    is_settling = situation.settling_seconds is not None
+    if is_settling or view.ready != situation.desired or len(view.pods) != situation.desired:
         message = f"{view.ready} of {situation.desired} replicas are ready"
         return _condition(ConditionType.RECONCILING, Reason.SCALING, message, status=True)
     return None

@@ -21,7 +21,7 @@ from modelfleet_operator.desired import children
 from modelfleet_operator.desired.common import with_desired_hash
 from modelfleet_operator.errors import SpecError, TemplateError
 from modelfleet_operator.fleet_view import FleetView, fleet_view
-from modelfleet_operator.gates import decide_gates
+from modelfleet_operator.gates import decide_gates, settling_seconds
 from modelfleet_operator.progress import Deadline, deadline_state
 from modelfleet_operator.prune import prunable
 from modelfleet_operator.revisions import (
@@ -75,6 +75,7 @@ def decide(observed: Observed, *, settings: OperatorSettings, now: datetime) -> 
         is_rolling=wanted is not None and _is_rolling(view, wanted),
         refusal=refusal or _refused_children(observed),
         is_overdue=deadline.is_exceeded,
+        settling_seconds=None if _was_ready(resource.status) else settling_seconds(view.pods, now=now),
     )
     current_hash = _current_hash(resource.status, wanted)
     status = next_status(resource, situation, current_hash=current_hash, now=_rfc3339(now))
@@ -86,8 +87,20 @@ def decide(observed: Observed, *, settings: OperatorSettings, now: datetime) -> 
         gates=decide_gates(observed),
         status=status_patch(resource.status, status),
         events=status_events(resource.status, status),
-        requeue_after_seconds=deadline.next_check_seconds if situation.is_incomplete else None,
+        requeue_after_seconds=_next_look(situation, deadline),
     )
+
+
+def _next_look(situation: Situation, deadline: Deadline) -> float | None:
+    """When time alone will change the conditions."""
+    overdue_seconds = deadline.next_check_seconds if situation.is_incomplete else None
+    waits = [seconds for seconds in (situation.settling_seconds, overdue_seconds) if seconds is not None]
+    return min(waits) if waits else None
+
+
+def _was_ready(status: Manifest) -> bool:
+    conditions = status.get("conditions") or []
+    return any(item["type"] == ConditionType.READY and item["status"] == "True" for item in conditions)
 
 
 def _parse(observed: Observed) -> tuple[LLMDeploymentSpec | None, Refusal | None]:

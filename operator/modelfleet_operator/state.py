@@ -108,6 +108,8 @@ class PodView:
     # The readiness gate `modelfleet.dev/routable`: None where it was never set.
     is_routable: bool | None = None
     is_ready: bool = False
+    # When the gate last changed (RFC 3339), by the operator's own clock; empty where it was never set.
+    gate_changed: str = ""
     # Since when the pod is not ready (RFC 3339); its creation where the kubelet has not spoken yet.
     unready_since: str = ""
     # Its volumes are mounted and its sandbox runs (the kubelet's PodReadyToStartContainers).
@@ -139,6 +141,7 @@ class PodView:
             has_containers_ready=conditions.get("ContainersReady", {}).get("status") == "True",
             is_routable=None if gate is None else gate.get("status") == "True",
             is_ready=ready.get("status") == "True",
+            gate_changed=(gate or {}).get("lastTransitionTime") or "",
             unready_since=ready.get("lastTransitionTime") or created,
             has_sandbox=conditions.get("PodReadyToStartContainers", {}).get("status") == "True",
             init_containers=_containers(status.get("initContainerStatuses")),

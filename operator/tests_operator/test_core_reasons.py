@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from modelfleet_api import names
 from modelfleet_operator.plan import decide
 from modelfleet_operator.state import MountFailure
 
@@ -85,12 +87,12 @@ TABLE = [
 ]
 
 
-def read(status: dict[str, Any], **more: Any) -> dict[str, dict[str, Any]]:
+def read(pod_status: dict[str, Any], **more: Any) -> dict[str, dict[str, Any]]:
     """The conditions decided for one pod of the wanted revision with this status."""
     first = decide(builders.observed(), settings=builders.SETTINGS, now=builders.NOW)
     deployment = next(item for item in first.apply if item["kind"] == "Deployment")
     revision = deployment["metadata"]["labels"]["modelfleet.dev/revision"]
-    seen = builders.observed(children=first.apply, pods=pods(pod(revision=revision, status=status)), **more)
+    seen = builders.observed(children=first.apply, pods=pods(pod(revision=revision, status=pod_status)), **more)
     plan = decide(seen, settings=builders.SETTINGS, now=builders.NOW)
     assert plan.status is not None
     return {item["type"]: item for item in plan.status["conditions"]}
@@ -169,3 +171,30 @@ def test_containers_ready_without_the_gate_are_not_routable_yet() -> None:
     found = read(running_status(routable=None))
     assert found["EngineReady"]["status"] == "True"
     assert (found["Routable"]["status"], found["Ready"]["status"]) == ("False", "False")
+
+
+def gated(seconds_ago: float) -> dict[str, Any]:
+    """A ready pod whose gate was opened so long ago."""
+    status = running_status()
+    opened = (builders.NOW - timedelta(seconds=seconds_ago)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    gate = next(item for item in status["conditions"] if item["type"] == names.READINESS_GATE_ROUTABLE)
+    gate["lastTransitionTime"] = opened
+    return status
+
+
+def test_the_url_counts_as_answering_only_once_the_service_had_time_to_learn_of_the_replica() -> None:
+    early, late, ahead = read(gated(1)), read(gated(3)), read(gated(-60))
+    assert (early["Ready"]["status"], early["Ready"]["reason"]) == ("False", "NotRoutable")
+    assert early["Reconciling"]["status"] == "True"
+    assert (late["Ready"]["status"], ahead["Ready"]["status"]) == ("True", "True")
+
+
+def test_a_url_that_answers_stays_ready_while_the_service_learns_of_another_replica() -> None:
+    was = {
+        "type": "Ready",
+        "status": "True",
+        "reason": "AllReplicasReady",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }
+    before = {"conditions": [was]}
+    assert read(gated(1), status=before)["Ready"]["status"] == "True"
