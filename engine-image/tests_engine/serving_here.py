@@ -39,7 +39,9 @@ async def serving_here(directory: Path, *, vocab_size: int = VOCAB_SIZE) -> Asyn
     )
     counts = RequestCounts()
     bridge = Bridge(
-        device=FakeDevice(model=Alphabet(), vocab_size=vocab_size, kv_blocks=kv_blocks, block_tokens=_BLOCK_TOKENS),
+        device=FakeDevice(
+            model=Alphabet(), vocab_size=vocab_size, kv_blocks=kv_blocks, block_tokens=_BLOCK_TOKENS, step_seconds=0.02
+        ),
         scheduler=Scheduler(limits),
         counts=counts,
         max_queued=MAX_OUTSTANDING - limits.max_num_seqs,
