@@ -24,13 +24,10 @@ from modelfleet_engine.model_config import ModelConfig, read_model_config
 from modelfleet_engine.model_runner import ModelRunner
 from modelfleet_engine.models.llama import LlamaModel
 from modelfleet_engine.models.registry import build_model
-from modelfleet_engine.step_plan import SamplingParameters, ScheduledSequence, StepPlan
+from modelfleet_engine.step_plan import WARM_UP_TOKENS, SamplingParameters, ScheduledSequence, StepPlan
 from modelfleet_engine.weights import open_weights
 
 _log = logging.getLogger(__name__)
-
-# One prefill of this many tokens and one decode make oneDNN build and touch what it needs.
-WARM_UP_TOKENS = 64
 
 
 @dataclass(slots=True, kw_only=True)

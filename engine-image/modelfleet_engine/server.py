@@ -35,10 +35,12 @@ from modelfleet_engine.logs import configure_logging, log_event, log_failure
 from modelfleet_engine.scheduler import Scheduler, SchedulerLimits
 from modelfleet_engine.serving import PHASE_READY, LoadedDevice, ReadyModel, Serving
 from modelfleet_engine.settings import ServeOptions
+from modelfleet_engine.step_plan import WARM_UP_TOKENS
 from modelfleet_engine.tokenizer import ModelTokenizer
 
 # Beyond what /health already calls stuck: nobody restarted us, so the process ends by itself.
 HUNG_STEP_SECONDS = 120.0
+HUNG_FULL_STEPS = 80
 WATCHDOG_PERIOD_SECONDS = 1.0
 # The queue holds this many sequences per running place, and at least MINIMUM_QUEUE.
 QUEUE_PER_SLOT = 8
@@ -176,6 +178,9 @@ class Server:
             max_model_len=max_model_len,
             vocab_size=loaded.vocab_size,
             block_tokens=loaded.block_tokens,
+            first_full_step_seconds=loaded.phases.get("warm_up", 0.0)
+            * self._config.max_num_batched_tokens
+            / WARM_UP_TOKENS,
         )
 
     async def _watch(self) -> None:
@@ -184,7 +189,7 @@ class Server:
         while model is not None:
             await asyncio.sleep(WATCHDOG_PERIOD_SECONDS)
             age = model.bridge.step_age_seconds()
-            if age <= HUNG_STEP_SECONDS:
+            if age <= max(HUNG_STEP_SECONDS, HUNG_FULL_STEPS * self._serving.full_step_seconds()):
                 continue
             message = f"a step has been running for {age:.0f} s; the process ends"
             self._cut(GenerationCutError(message, status=500, code="engine_hung"))

@@ -17,8 +17,10 @@ from modelfleet_engine.load import RequestCounts
 from modelfleet_engine.step_plan import Device
 from modelfleet_engine.tokenizer import ModelTokenizer
 
-# A step that takes longer than this makes /health fail, so that the kubelet restarts the pod.
+# A step that takes longer than this, and than so many full steps of this model, makes /health fail, so that the
+# kubelet restarts the pod. A large model on a small CPU may take minutes for one step and be well.
 STUCK_STEP_SECONDS = 30.0
+STUCK_FULL_STEPS = 20
 
 PHASE_READY = "ready"
 
@@ -53,6 +55,8 @@ class ReadyModel:
     max_model_len: int
     vocab_size: int
     block_tokens: int
+    # What the warm-up says of a step that uses the whole token budget; the learned step time replaces it.
+    first_full_step_seconds: float = 0.0
 
     @property
     def eos_token_ids(self) -> frozenset[int]:
@@ -98,9 +102,26 @@ class Serving:
         if not self.model.bridge.is_alive():
             return "the engine's thread has ended"
         age = self.model.bridge.step_age_seconds()
-        if age > STUCK_STEP_SECONDS:
-            return f"a step has been running for {age:.0f} s, the limit is {STUCK_STEP_SECONDS:.0f} s"
+        limit = max(STUCK_STEP_SECONDS, STUCK_FULL_STEPS * self.full_step_seconds())
+        if age > limit:
+            return f"a step has been running for {age:.0f} s, the limit is {limit:.0f} s"
         return None
+
+    def full_step_seconds(self) -> float:
+        """The predicted time of a step that uses the whole budget: learned, at first from the warm-up; 0 unloaded."""
+        if self.model is None:
+            return 0.0
+        stats = self.model.bridge.stats
+        learned = stats.step_time
+        if learned is None:
+            return self.model.first_full_step_seconds
+        kv_tokens = stats.scheduler.kv_blocks_total * self.model.block_tokens
+        return (
+            learned.base_seconds
+            + learned.per_sequence_seconds * self.config.max_num_seqs
+            + learned.per_prefill_token_seconds * self.config.max_num_batched_tokens
+            + learned.per_kv_token_seconds * kv_tokens
+        )
 
     def load(self) -> Load:
         """The report of `GET /load`."""

@@ -18,9 +18,17 @@ from tests_engine.fake_device import FakeDevice, expected_tokens
 from tests_engine.scheduling import MODEL, VOCAB_SIZE, limits, request
 
 
-def _device(*, gate: threading.Event | None = None, fail_at_step: int | None = None) -> FakeDevice:
+def _device(
+    *, gate: threading.Event | None = None, fail_at_step: int | None = None, step_seconds: float = 0.0
+) -> FakeDevice:
     return FakeDevice(
-        model=MODEL, vocab_size=VOCAB_SIZE, kv_blocks=64, block_tokens=4, gate=gate, fail_at_step=fail_at_step
+        model=MODEL,
+        vocab_size=VOCAB_SIZE,
+        kv_blocks=64,
+        block_tokens=4,
+        gate=gate,
+        fail_at_step=fail_at_step,
+        step_seconds=step_seconds,
     )
 
 
@@ -85,7 +93,8 @@ async def test_a_full_queue_is_a_429_with_a_hint_when_to_return() -> None:
 
 
 async def test_closing_a_generation_aborts_what_still_runs() -> None:
-    async with _bridge(_device()) as bridge:
+    # A device that takes no time could be done with all steps before the abort reaches it.
+    async with _bridge(_device(step_seconds=0.001)) as bridge:
         generation = bridge.submit([request("a", max_tokens=100)])
         await generation.next_events()
 

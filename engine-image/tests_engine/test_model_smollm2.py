@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import pytest
 import torch
 from modelfleet_api.engine_config import Dtype, EngineConfig
 from modelfleet_engine.device import LoadedModel, load_model
+from modelfleet_engine.engine import Close, Engine, Failed, Submit, Update
 from modelfleet_engine.model_loader import load_runner
+from modelfleet_engine.request import GenerationRequest
+from modelfleet_engine.scheduler import Scheduler, SchedulerLimits
 from modelfleet_engine.step_plan import ScheduledSequence, StepPlan
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -86,10 +90,47 @@ def generate(model: LoadedModel, prompts: list[tuple[int, ...]]) -> list[list[in
     return [sequence.outputs for sequence in sequences]
 
 
+def generate_with_engine(model: LoadedModel, prompts: list[tuple[int, ...]]) -> list[list[int]]:
+    """Greedy outputs of all prompts by the product's own engine loop and scheduler, all submitted at once."""
+    outputs: dict[str, list[int]] = {str(index): [] for index in range(len(prompts))}
+    failures: list[Failed] = []
+    is_done = threading.Event()
+
+    def publish(update: Update | Failed) -> None:
+        if isinstance(update, Failed):
+            failures.append(update)
+        else:
+            for output in update.outputs:
+                outputs[output.request_id].append(output.token_id)
+        if failures or all(len(tokens) == OUTPUT_TOKENS for tokens in outputs.values()):
+            is_done.set()
+
+    limits = SchedulerLimits(
+        max_num_seqs=32,
+        max_num_batched_tokens=64,
+        max_model_len=model.max_model_len,
+        kv_blocks=model.kv_blocks,
+        block_tokens=model.block_tokens,
+    )
+    engine = Engine(device=model.device, scheduler=Scheduler(limits), publish=publish)
+    requests = [
+        GenerationRequest(request_id=str(index), prompt_token_ids=prompt, sampling=GREEDY, max_tokens=OUTPUT_TOKENS)
+        for index, prompt in enumerate(prompts)
+    ]
+    engine.send(Submit(requests=tuple(requests)))
+    thread = threading.Thread(target=engine.run)
+    thread.start()
+    assert is_done.wait(timeout=120)
+    engine.send(Close())
+    thread.join()
+    assert failures == []
+    return list(outputs.values())
+
+
 def test_greedy_float32_output_equals_transformers_on_20_prompts(
     demo_model_dir: Path, prompts: list[tuple[int, ...]], float32_reference: Any
 ) -> None:
-    outputs = generate(load_engine(demo_model_dir, "float32"), prompts)
+    outputs = generate_with_engine(load_engine(demo_model_dir, "float32"), prompts)
     sequences = [(*prompt, *output) for prompt, output in zip(prompts, outputs, strict=True)]
     logits = transformers_logits(float32_reference, sequences)
     # Each token is transformers' largest after the ones before it: by induction the whole is its greedy output.
