@@ -70,19 +70,12 @@ def kill_engine(space: Space, pod: Manifest) -> None:
     }
     spec = {"hostPID": True, "nodeName": pod["spec"]["nodeName"], "containers": [container]}
     overrides = json.dumps({"apiVersion": "v1", "spec": spec})
-    killed = space.kubectl.run(
-        "run",
-        "killer",
-        "-n",
-        space.namespace,
-        f"--image={space.fleet.control_image}",
-        "--restart=Never",
-        "--rm",
-        "--stdin",
-        "--quiet",
-        f"--overrides={overrides}",
-    )
-    assert int(killed.split()[-1]) >= 1
+    where = ("-n", space.namespace)
+    image = f"--image={space.fleet.control_image}"
+    space.kubectl.run("run", "killer", *where, image, "--restart=Never", f"--overrides={overrides}")
+    done = "--for=jsonpath={.status.phase}=Succeeded"
+    space.kubectl.run("wait", "pod/killer", *where, done, "--timeout=30s")
+    assert int(space.kubectl.run("logs", "killer", *where)) >= 1
 
 
 def template_with_map(config_map: str) -> Manifest:
