@@ -25,9 +25,6 @@ class ConditionType(StrEnum):
     STALLED = "Stalled"
 
 
-PRESENT_ONLY_WHILE_TRUE = frozenset({ConditionType.DEGRADED, ConditionType.RECONCILING, ConditionType.STALLED})
-
-
 class Reason(StrEnum):
     """Why a condition is as it is; each one a person can act on."""
 

@@ -18,7 +18,6 @@ FIELD_MANAGER = "modelfleet-operator"
 LABEL_NAME = "app.kubernetes.io/name"
 LABEL_INSTANCE = "app.kubernetes.io/instance"
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
-LABEL_COMPONENT = "app.kubernetes.io/component"
 MANAGED_BY = "modelfleet"
 # `modelfleet.dev/model` is the LLMDeployment's name; every child carries it and is watched by it.
 LABEL_MODEL = f"{GROUP}/model"
@@ -28,8 +27,6 @@ ROLE_ENGINE = "engine"
 
 # Set by the operator on objects it wrote: a digest of what it meant, so that most passes compare one string.
 ANNOTATION_DESIRED_HASH = f"{GROUP}/desired-hash"
-# The revision's number, counted up per LLMDeployment.
-ANNOTATION_DRAINING = f"{GROUP}/draining"
 
 READINESS_GATE_ROUTABLE = f"{GROUP}/routable"
 

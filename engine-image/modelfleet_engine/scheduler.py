@@ -89,10 +89,6 @@ class Scheduler:
         """Whether any sequence lives or any step is in flight."""
         return bool(self._live or self._in_flight)
 
-    @property
-    def steps_in_flight(self) -> int:
-        return len(self._in_flight)
-
     def add(self, request: GenerationRequest) -> None:
         """Queues a request. Raises ValueError for one that could never run: admission must have refused it."""
         total = len(request.prompt_token_ids) + request.max_tokens

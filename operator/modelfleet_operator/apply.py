@@ -22,7 +22,7 @@ from modelfleet_operator.attempts import Attempts, child_key
 from modelfleet_operator.caches import CHILD_KINDS, LLM_DEPLOYMENT, Caches
 from modelfleet_operator.events import event_manifest, write_event
 from modelfleet_operator.metrics import Metrics
-from modelfleet_operator.state import ApplyError, Manifest, ObjectReference, Plan, PodGate, Resource
+from modelfleet_operator.state import ApplyError, Manifest, ObjectReference, Plan, PodGate, Resource, rfc3339
 
 logger = logging.getLogger(__name__)
 
@@ -185,7 +185,7 @@ class Writer:
             "type": names.READINESS_GATE_ROUTABLE,
             "status": "True" if gate.is_routable else "False",
             "reason": gate.reason,
-            "lastTransitionTime": self._clocks.wall().strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "lastTransitionTime": rfc3339(self._clocks.wall()),
         }
         # The uid is a precondition; conditions merge by type, so that the kubelet's stay.
         patch = {"metadata": {"uid": gate.pod_uid}, "status": {"conditions": [condition]}}

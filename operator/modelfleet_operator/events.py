@@ -16,7 +16,7 @@ from modelfleet_kube.errors import KubeError
 from modelfleet_kube.resources import EVENT
 
 from modelfleet_operator.metrics import Metrics
-from modelfleet_operator.state import EventRecord, Resource
+from modelfleet_operator.state import EventRecord, Resource, rfc3339
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ MESSAGE_CHARACTERS = 1024
 
 def event_manifest(event: EventRecord, *, resource: Resource, reporter: str, now: datetime) -> dict[str, Any]:
     """A core/v1 Event, named by the server."""
-    timestamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    timestamp = rfc3339(now)
     return {
         "apiVersion": "v1",
         "kind": "Event",

@@ -38,7 +38,7 @@ class FleetView:
 def fleet_view(observed: Observed) -> FleetView:
     """Sums up the observed pods and Deployments."""
     alive = tuple(pod for pod in observed.pods if not pod.is_terminating)
-    serving = tuple(pod for pod in alive if pod.phase not in ("Failed", "Succeeded"))
+    serving = tuple(pod for pod in alive if not pod.has_ended)
     problems = []
     for pod in alive:
         problem = pod_problem(pod, mount_failures=observed.mount_failures)

@@ -16,7 +16,7 @@ def decide_gates(observed: Observed) -> tuple[PodGate, ...]:
     """Without a gateway a pod is routable as soon as its containers are ready, and anew after a restart."""
     gates = []
     for pod in observed.pods:
-        if pod.is_terminating or pod.phase in ("Failed", "Succeeded"):
+        if pod.is_terminating or pod.has_ended:
             continue
         if pod.has_containers_ready and pod.is_routable is not True:
             gates.append(PodGate(pod_name=pod.name, pod_uid=pod.uid, is_routable=True, reason="ContainersReady"))

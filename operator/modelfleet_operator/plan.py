@@ -33,7 +33,7 @@ from modelfleet_operator.revisions import (
     target_revision,
 )
 from modelfleet_operator.rollout import RolloutStep, next_step
-from modelfleet_operator.state import Manifest, Observed, OperatorSettings, Plan, Resource
+from modelfleet_operator.state import Manifest, Observed, OperatorSettings, Plan, Resource, rfc3339
 from modelfleet_operator.status import next_status, status_events, status_patch
 
 # The children of a deleted LLMDeployment of the same name are being collected: look again soon.
@@ -78,7 +78,7 @@ def decide(observed: Observed, *, settings: OperatorSettings, now: datetime) -> 
         settling_seconds=None if _was_ready(resource.status) else settling_seconds(view.pods, now=now),
     )
     current_hash = _current_hash(resource.status, wanted)
-    status = next_status(resource, situation, current_hash=current_hash, now=_rfc3339(now))
+    status = next_status(resource, situation, current_hash=current_hash, now=rfc3339(now))
     return Plan(
         # A refused child stays in the plan: the writer knows when to try it again.
         apply_first=_stale(observed, wanted.first) if wanted is not None else (),
@@ -160,8 +160,7 @@ def _still_lives(revision_hash: str, view: FleetView, step: RolloutStep) -> bool
     wants = step.replicas.get(revision_hash, 0) > 0
     has = any(item.hash == revision_hash and item.replicas > 0 for item in view.live)
     # An evicted pod stays around as Failed for ever: it drains nothing.
-    ended = ("Failed", "Succeeded")
-    return wants or has or any(pod.revision_hash == revision_hash and pod.phase not in ended for pod in view.all_pods)
+    return wants or has or any(pod.revision_hash == revision_hash and not pod.has_ended for pod in view.all_pods)
 
 
 def _stale(observed: Observed, manifests: tuple[dict[str, Any], ...]) -> tuple[Manifest, ...]:
@@ -210,13 +209,9 @@ def _wait_for(leftover: Manifest, *, resource: Resource, now: datetime) -> Plan:
         Condition(type=ConditionType.RECONCILING, status=True, reason=Reason.PENDING, message=message),
     ]
     previous = resource.status.get("conditions") or []
-    conditions = merge_conditions(previous, decided, generation=resource.generation, now=_rfc3339(now))
+    conditions = merge_conditions(previous, decided, generation=resource.generation, now=rfc3339(now))
     status = {"observedGeneration": resource.generation, "conditions": conditions}
     return Plan(status=status_patch(resource.status, status), requeue_after_seconds=OLD_CHILDREN_RETRY_SECONDS)
-
-
-def _rfc3339(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _refused_children(observed: Observed) -> Refusal | None:

@@ -15,7 +15,6 @@ from modelfleet_operator.state import ContainerView, MountFailure, PodView, Term
 # Exit codes of the engine and the fetch container (modelfleet_engine.errors).
 EXIT_BAD_MODEL = 3
 EXIT_OUT_OF_MEMORY = 4
-EXIT_KILLED = 137
 
 _IMAGE_PULL = frozenset({"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "RegistryUnavailable"})
 _CREATE = frozenset({"CreateContainerError", "CreateContainerConfigError", "RunContainerError"})

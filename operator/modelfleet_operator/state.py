@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from modelfleet_api import names
@@ -116,6 +117,11 @@ class PodView:
     has_sandbox: bool = False
     init_containers: tuple[ContainerView, ...] = ()
     containers: tuple[ContainerView, ...] = ()
+
+    @property
+    def has_ended(self) -> bool:
+        """It will never run again: evicted, or otherwise over."""
+        return self.phase in ("Failed", "Succeeded")
 
     @staticmethod
     def from_manifest(raw: Manifest) -> PodView:
@@ -232,6 +238,11 @@ class Plan:
     def is_empty(self) -> bool:
         """Whether carrying it out writes nothing."""
         return not (self.apply_first or self.apply or self.delete or self.gates or self.status or self.events)
+
+
+def rfc3339(moment: datetime) -> str:
+    """The moment, aware and in UTC, as the API server writes times."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _terminated(raw: Manifest | None) -> Terminated | None:
