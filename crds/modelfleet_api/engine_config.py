@@ -31,9 +31,18 @@ class EngineConfig(WireModel):
     max_model_len: int | None = Field(default=None, ge=1)
     max_num_seqs: int = Field(default=32, ge=1, le=4096)
     max_num_batched_tokens: int = Field(default=512, ge=1)
-    block_tokens: int = Field(default=32, ge=1)
+    block_tokens: int = Field(default=16, ge=1)
     # None = auto: what is free under the cgroup's memory limit, else 2 GiB on CPU.
     kv_cache_bytes: int | None = Field(default=None, ge=1)
+    prefix_caching: bool = True
+    # Prompts are computed in chunks small enough that a step with decodes stays below it; None: whole budgets.
+    itl_target_milliseconds: int | None = Field(default=None, ge=1)
+    # Prompt tokens that may wait; None = auto: 256 full steps.
+    max_queued_tokens: int | None = Field(default=None, ge=1)
+    # A file with the key of the gateways, read anew when it changes; absent or empty: everybody may ask.
+    internal_key_path: str | None = None
+    # OTLP over HTTP; None: no traces.
+    otlp_endpoint: str | None = None
     tensor_parallel: int = Field(default=1, ge=1)
     port: int = Field(default=8000, ge=0, le=65535)
     drain_timeout_seconds: int = Field(default=300, ge=0)

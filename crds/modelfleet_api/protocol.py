@@ -13,6 +13,18 @@ PROTOCOL_VERSION = 1
 
 HEADER_DRAINING = "x-modelfleet-draining"
 HEADER_REQUEST_ID = "x-request-id"
+# Seconds that are left for the whole request; passed on as what is left of it.
+HEADER_REQUEST_TIMEOUT = "x-request-timeout"
+# "1": a stream ends with an SSE comment that carries its usage; the gateway strips and bills it.
+HEADER_USAGE = "x-modelfleet-usage"
+# The tenant's salt of the prefix cache.
+HEADER_SALT = "x-modelfleet-salt"
+# The gateway's chained text-block hashes of the prompt, comma-separated, first block first.
+HEADER_PREFIX = "x-modelfleet-prefix"
+# The key shared by gateways and engines of one namespace.
+HEADER_KEY = "x-modelfleet-key"
+# How the comment line of HEADER_USAGE begins; JSON of OpenAI's usage object follows.
+USAGE_COMMENT_PREFIX = ": modelfleet-usage "
 
 
 class HistogramSnapshot(WireModel):
@@ -75,3 +87,17 @@ class Load(WireModel):
     output_tokens: HistogramSnapshot
     # Seconds each phase from process start to readiness took, in order.
     start_phases: dict[str, float] = Field(default_factory=dict)
+
+
+class KvEvent(WireModel):
+    """One event of `GET /kv-events` (SSE, JSON data): which text-block hashes have their KV resident.
+
+    The first event of a connection is a snapshot: `stored` is then everything. `sequence` grows by one with each event
+    of the engine; a gap means a missed event: connect again.
+    """
+
+    version: int = PROTOCOL_VERSION
+    sequence: int = Field(ge=0)
+    snapshot: bool = False
+    stored: tuple[str, ...] = ()
+    evicted: tuple[str, ...] = ()

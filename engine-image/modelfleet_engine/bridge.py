@@ -10,30 +10,35 @@ import asyncio
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from modelfleet_engine.engine import Abort, Close, Engine, EngineStats, Failed, Submit, Update
 from modelfleet_engine.errors import GenerationCutError, RequestError
 from modelfleet_engine.load import RequestCounts
-from modelfleet_engine.request import FinishReason, GenerationRequest
+from modelfleet_engine.request import FinishReason, GenerationRequest, StepOutputs
 from modelfleet_engine.scheduler import Scheduler
-from modelfleet_engine.step_plan import Device
+from modelfleet_engine.step_plan import Device, TokenLogprobs
 
 # A 429 tells the client to come back within this range.
 MAX_RETRY_AFTER_SECONDS = 60
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenEvent:
-    """A token of choice `index`, generated at `at_seconds` (monotonic)."""
+@dataclass(slots=True, kw_only=True)
+class ChoiceTokens:
+    """What came for choice `index` since it was last asked: one entry per token in each list.
+
+    `at_seconds` (monotonic) is when a token was generated. `logprobs` is empty unless asked for. `finish_reason` is
+    set with the last token; a choice can also end without one.
+    """
 
     index: int
-    token_id: int
-    finish_reason: FinishReason | None
-    at_seconds: float
+    token_ids: list[int] = field(default_factory=list)
+    at_seconds: list[float] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
 
 
 class Generation:
@@ -42,20 +47,21 @@ class Generation:
     def __init__(self, bridge: Bridge, request_ids: tuple[str, ...]) -> None:
         self._bridge = bridge
         self._request_ids = request_ids
-        self._events: deque[TokenEvent] = deque()
+        self._news: dict[int, ChoiceTokens] = {}
         self._wakeup = asyncio.Event()
         self._error: GenerationCutError | None = None
+        # Prompt tokens found in the prefix cache, by choice; known before the choice's first token.
+        self.cached_tokens: dict[int, int] = {}
 
-    async def next_events(self) -> tuple[TokenEvent, ...]:
-        """All tokens that are there, at least one. Raises GenerationCutError if the generation was cut."""
-        while not self._events:
+    async def next_tokens(self) -> tuple[ChoiceTokens, ...]:
+        """All that came since the last call, at least one choice's. Raises GenerationCutError if it was cut."""
+        while not self._news:
             if self._error is not None:
                 raise self._error
             self._wakeup.clear()
             await self._wakeup.wait()
-        events = tuple(self._events)
-        self._events.clear()
-        return events
+        news, self._news = self._news, {}
+        return tuple(news.values())
 
     def abort_choice(self, index: int) -> None:
         """Stops one choice: a stop string was found in its text."""
@@ -65,10 +71,13 @@ class Generation:
         """Aborts every choice that is not finished; harmless when all are."""
         self._bridge.abort(self._request_ids)
 
-    def push(self, event: TokenEvent) -> None:
-        """The bridge's side: one more token."""
-        self._events.append(event)
+    def news_of(self, index: int) -> ChoiceTokens:
+        """The bridge's side: where what comes for a choice is added; wakes who waits."""
+        news = self._news.get(index)
+        if news is None:
+            news = self._news[index] = ChoiceTokens(index=index)
         self._wakeup.set()
+        return news
 
     def fail(self, error: GenerationCutError) -> None:
         """The bridge's side: nothing more will come."""
@@ -204,22 +213,26 @@ class Bridge:
             self._on_failure(message.error)
             return
         self.stats = message.stats
-        for request_id in message.admitted_request_ids:
-            entry = self._live.get(request_id)
+        for admission in message.admitted:
+            entry = self._live.get(admission.request_id)
             if entry is not None:
-                self._counts.queue_time.observe(max(0.0, message.at_seconds - entry[2]))
-        for output in message.outputs:
-            # Absent: aborted on this side while the token was on its way.
-            entry = self._live.get(output.request_id)
-            if entry is None:
-                continue
-            if output.finish_reason is not None:
-                del self._live[output.request_id]
-            entry[0].push(
-                TokenEvent(
-                    index=entry[1],
-                    token_id=output.token_id,
-                    finish_reason=output.finish_reason,
-                    at_seconds=message.at_seconds,
-                )
-            )
+                generation, index, submitted_seconds = entry
+                generation.cached_tokens[index] = admission.cached_tokens
+                self._counts.queue_time.observe(max(0.0, message.at_seconds - submitted_seconds))
+        self._deliver_outputs(message.outputs, at_seconds=message.at_seconds)
+
+    def _deliver_outputs(self, outputs: StepOutputs, *, at_seconds: float) -> None:
+        """Hands each live request its share. Absent: aborted on this side while the token was on its way."""
+        for request_id, prompt_logprobs in outputs.prompt_logprobs.items():
+            if (entry := self._live.get(request_id)) is not None:
+                entry[0].news_of(entry[1]).prompt_logprobs.extend(prompt_logprobs)
+        for request_id, token_id in zip(outputs.request_ids, outputs.token_ids, strict=True):
+            if (entry := self._live.get(request_id)) is not None:
+                news = entry[0].news_of(entry[1])
+                news.token_ids.append(token_id)
+                news.at_seconds.append(at_seconds)
+                if request_id in outputs.logprobs:
+                    news.logprobs.append(outputs.logprobs[request_id])
+        for request_id, reason in outputs.finish_reasons.items():
+            if (entry := self._live.pop(request_id, None)) is not None:
+                entry[0].news_of(entry[1]).finish_reason = reason

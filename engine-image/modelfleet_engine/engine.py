@@ -15,7 +15,7 @@ from queue import Empty, SimpleQueue
 from modelfleet_api.protocol import StepTime
 
 from modelfleet_engine.load import StepTimeFit
-from modelfleet_engine.request import GenerationRequest, TokenOutput
+from modelfleet_engine.request import Admission, GenerationRequest, KvEvents, StepOutputs
 from modelfleet_engine.scheduler import PlannedStep, Scheduler, SchedulerStats
 from modelfleet_engine.step_plan import Device, StepResult
 
@@ -57,9 +57,10 @@ class Update:
     """What one step brought. `at_seconds` is the engine's monotonic clock when the result was there."""
 
     at_seconds: float
-    outputs: tuple[TokenOutput, ...]
-    admitted_request_ids: tuple[str, ...]
+    outputs: StepOutputs
+    admitted: tuple[Admission, ...]
     stats: EngineStats
+    kv_events: KvEvents | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +85,7 @@ class Engine:
         self._publish = publish
         self._inbox: SimpleQueue[Command] = SimpleQueue()
         self._in_flight: list[PlannedStep] = []
-        self._admitted: list[str] = []
+        self._admitted: list[Admission] = []
         self._step_time_fit = StepTimeFit()
         self._step_time: StepTime | None = None
         self._computed_tokens = 0
@@ -117,7 +118,7 @@ class Engine:
         if planned is not None:
             self._device.submit(planned.plan)
             self._in_flight.append(planned)
-            self._admitted.extend(planned.admitted_request_ids)
+            self._admitted.extend(planned.admitted)
         # With a step just submitted the one before it may run or be done; wait only for that one.
         if len(self._in_flight) > (0 if planned is None else 1):
             self._complete(self._device.wait())
@@ -143,7 +144,7 @@ class Engine:
                 for request_id in request_ids:
                     self._scheduler.abort(request_id)
                 if not self._scheduler.has_work:
-                    self._publish_update(outputs=())
+                    self._publish_update(outputs=StepOutputs())
             case Close():
                 self._is_closed = True
 
@@ -163,7 +164,7 @@ class Engine:
             self._step_time = self._step_time_fit.fitted()
         self._publish_update(outputs=outputs)
 
-    def _publish_update(self, *, outputs: tuple[TokenOutput, ...]) -> None:
+    def _publish_update(self, *, outputs: StepOutputs) -> None:
         admitted, self._admitted = tuple(self._admitted), []
         stats = EngineStats(
             scheduler=self._scheduler.stats(),
@@ -171,4 +172,4 @@ class Engine:
             busy_seconds=self._busy_seconds,
             step_time=self._step_time,
         )
-        self._publish(Update(at_seconds=time.monotonic(), outputs=outputs, admitted_request_ids=admitted, stats=stats))
+        self._publish(Update(at_seconds=time.monotonic(), outputs=outputs, admitted=admitted, stats=stats))

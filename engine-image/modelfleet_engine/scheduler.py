@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from modelfleet_engine.block_manager import BlockManager
-from modelfleet_engine.request import FinishReason, GenerationRequest, Sequence, TokenOutput
+from modelfleet_engine.request import Admission, FinishReason, GenerationRequest, Sequence, StepOutputs
 from modelfleet_engine.step_plan import ScheduledSequence, StepPlan, StepResult
 
 
@@ -34,7 +34,7 @@ class PlannedStep:
     plan: StepPlan
     sequences: tuple[Sequence, ...]
     # Requests that are in a step for the first time (not those that resume after a preemption).
-    admitted_request_ids: tuple[str, ...]
+    admitted: tuple[Admission, ...]
     prefill_tokens: int
     kv_tokens: int
 
@@ -125,12 +125,13 @@ class Scheduler:
             return None
         return self._commit(draft)
 
-    def complete_step(self, result: StepResult) -> tuple[TokenOutput, ...]:
+    def complete_step(self, result: StepResult) -> StepOutputs:
         """Takes the oldest step's result: turns placeholders into tokens, finishes sequences, frees blocks."""
         planned = self._in_flight.popleft()
         if planned.plan.step_id != result.step_id:
             raise RuntimeError(f"result of step {result.step_id} came where {planned.plan.step_id} was due")
-        outputs: list[TokenOutput] = []
+        token_of: dict[str, int] = {}
+        finish_reasons: dict[str, FinishReason] = {}
         rows = zip(planned.sequences, planned.plan.sequences, result.sampled_token_ids, strict=True)
         for sequence, row, token_id in rows:
             if row.sampling is None:
@@ -142,13 +143,16 @@ class Scheduler:
                 continue  # it stopped a step earlier, or was aborted: this token was one too many
             reason = sequence.append(token_id)
             request_id = sequence.request.request_id
-            outputs.append(TokenOutput(request_id=request_id, token_id=token_id, finish_reason=reason))
+            token_of[request_id] = token_id
             if reason is not None:
+                finish_reasons[request_id] = reason
                 self._remove(sequence)
         self._completed_step_id = result.step_id
         while self._pending_release and self._pending_release[0][0] <= self._completed_step_id:
             self._blocks.release(self._pending_release.popleft()[1])
-        return tuple(outputs)
+        return StepOutputs(
+            request_ids=tuple(token_of), token_ids=tuple(token_of.values()), finish_reasons=finish_reasons
+        )
 
     def stats(self) -> SchedulerStats:
         """Depths and counts now."""
@@ -263,19 +267,19 @@ class Scheduler:
         step_id = self._next_step_id
         self._next_step_id += 1
         rows: list[ScheduledSequence] = []
-        admitted: list[str] = []
+        admitted: list[Admission] = []
         prefill_tokens = kv_tokens = 0
         for sequence, count in draft.rows.items():
             kv_tokens += sequence.computed_tokens + count
             prefill_tokens += 0 if sequence.is_decoding else count
             if sequence.last_step_id < 0:
-                admitted.append(sequence.request.request_id)
+                admitted.append(Admission(request_id=sequence.request.request_id, cached_tokens=0))
             rows.append(self._row(sequence, count=count))
             sequence.last_step_id = step_id
         planned = PlannedStep(
             plan=StepPlan(step_id=step_id, sequences=tuple(rows)),
             sequences=tuple(draft.rows),
-            admitted_request_ids=tuple(admitted),
+            admitted=tuple(admitted),
             prefill_tokens=prefill_tokens,
             kv_tokens=kv_tokens,
         )

@@ -7,7 +7,8 @@ known yet, so a decode entry says `input_from_previous_step` and the device take
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 # A device is warmed up with one prefill of this many tokens and one decode, which makes oneDNN build and touch what
@@ -30,6 +31,31 @@ class SamplingParameters:
     repetition_penalty: float = 1.0
     # Token ids that may not be drawn (EOS below min_tokens, or under ignore_eos nothing).
     banned_token_ids: tuple[int, ...] = ()
+    # (token id, value added to its logit), OpenAI's `logit_bias`.
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    # How many of the most likely tokens to report beside the drawn one; None: no log probabilities at all.
+    logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockCopy:
+    """Copies one KV block onto another in every layer: copy-on-write for sequences that share a prompt."""
+
+    source: int
+    destination: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprobs:
+    """Log probabilities at one position, of the model's own distribution: before penalties and temperature.
+
+    `rank` of the token itself counts from 1. The most likely tokens come in falling order.
+    """
+
+    logprob: float
+    rank: int
+    top_token_ids: tuple[int, ...] = ()
+    top_logprobs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +67,12 @@ class ScheduledSequence:
     token is computed, the one this slot sampled last. `start_position` is the count of tokens computed before.
     `block_table` covers positions [0, start_position + computed tokens).
     `sampling` is None where this step's last token is not the sequence's last known one (a prefill chunk).
-    `is_first_chunk` tells the device to reset the slot; `prompt_token_ids` is then the whole prompt (for penalties).
+    `is_first_chunk` tells the device to reset the slot: this is the sequence's first row since it got the slot, though
+    not always at position 0 (a cached prefix is not computed). `prompt_token_ids` is then the whole prompt and
+    `generated_token_ids` what was generated before a preemption (both for penalties).
+    `prompt_logprobs`: report log probabilities of `target_token_ids`, the prompt's tokens at positions
+    start_position + 1 and on, each with so many alternatives; None: not wanted. One target fewer than computed tokens
+    where the row samples.
     """
 
     slot: int
@@ -52,6 +83,9 @@ class ScheduledSequence:
     sampling: SamplingParameters | None
     is_first_chunk: bool = False
     prompt_token_ids: tuple[int, ...] = ()
+    generated_token_ids: tuple[int, ...] = ()
+    prompt_logprobs: int | None = None
+    target_token_ids: tuple[int, ...] = ()
 
     @property
     def computed_tokens(self) -> int:
@@ -61,19 +95,25 @@ class ScheduledSequence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepPlan:
-    """One forward pass: decodes first, then prefill chunks. Never empty."""
+    """One forward pass: decodes first, then prefill chunks. Never empty. `block_copies` are done before it."""
 
     step_id: int
     sequences: tuple[ScheduledSequence, ...]
+    block_copies: tuple[BlockCopy, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
-    """`sampled_token_ids[i]` belongs to `plan.sequences[i]`; None where the row did not sample."""
+    """`sampled_token_ids[i]` belongs to `plan.sequences[i]`; None where the row did not sample.
+
+    `logprobs` and `prompt_logprobs` (one per target) are keyed by row and hold only rows that asked for them.
+    """
 
     step_id: int
     sampled_token_ids: tuple[int | None, ...]
     busy_seconds: float
+    logprobs: Mapping[int, TokenLogprobs] = field(default_factory=dict)
+    prompt_logprobs: Mapping[int, tuple[TokenLogprobs, ...]] = field(default_factory=dict)
 
 
 class Device(Protocol):

@@ -84,8 +84,8 @@ class Driver:
         plan = self._in_flight.popleft().plan
         # The device computes when the result is asked for; in order, as the contract says.
         result = StepResult(step_id=plan.step_id, sampled_token_ids=self._memory.run(plan), busy_seconds=0.0)
-        for output in self.scheduler.complete_step(result):
-            assert output.request_id not in self.finished, "a token after the last one"
-            self.tokens.setdefault(output.request_id, []).append(output.token_id)
-            if output.finish_reason is not None:
-                self.finished[output.request_id] = output.finish_reason
+        outputs = self.scheduler.complete_step(result)
+        for request_id, token_id in zip(outputs.request_ids, outputs.token_ids, strict=True):
+            assert request_id not in self.finished, "a token after the last one"
+            self.tokens.setdefault(request_id, []).append(token_id)
+        self.finished.update(outputs.finish_reasons)

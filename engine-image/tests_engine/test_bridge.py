@@ -55,9 +55,9 @@ async def _collect(generation: Generation, choices: int = 1) -> dict[int, list[i
     tokens: dict[int, list[int]] = {index: [] for index in range(choices)}
     unfinished = choices
     while unfinished:
-        for event in await generation.next_events():
-            tokens[event.index].append(event.token_id)
-            unfinished -= event.finish_reason is not None
+        for news in await generation.next_tokens():
+            tokens[news.index].extend(news.token_ids)
+            unfinished -= news.finish_reason is not None
     return tokens
 
 
@@ -96,7 +96,7 @@ async def test_closing_a_generation_aborts_what_still_runs() -> None:
     # A device that takes no time could be done with all steps before the abort reaches it.
     async with _bridge(_device(step_seconds=0.001)) as bridge:
         generation = bridge.submit([request("a", max_tokens=100)])
-        await generation.next_events()
+        await generation.next_tokens()
 
         generation.close()
 
@@ -125,7 +125,7 @@ async def test_an_engine_failure_reaches_every_call_and_the_server() -> None:
 async def test_cutting_tells_every_call_and_admits_no_more() -> None:
     async with _bridge(_device()) as bridge:
         generations = [bridge.submit([request(name, max_tokens=100)]) for name in "abc"]
-        await generations[0].next_events()
+        await generations[0].next_tokens()
         error = GenerationCutError("over", status=503, code="engine_draining")
 
         assert bridge.cut_all(error) == 3
@@ -137,12 +137,15 @@ async def test_cutting_tells_every_call_and_admits_no_more() -> None:
             bridge.submit([request("d")])
 
 
-async def test_the_last_event_says_why_a_sequence_ended() -> None:
+async def test_the_last_token_comes_with_the_reason_why_the_sequence_ended() -> None:
     stop = frozenset({expected_tokens(MODEL, (1, 2, 3), max_tokens=3)[2]})
     async with _bridge(_device()) as bridge:
         generation = bridge.submit([request("a", max_tokens=50, stop_token_ids=stop)])
-        reasons: list[FinishReason | None] = []
-        while not reasons or reasons[-1] is None:
-            reasons.extend(event.finish_reason for event in await generation.next_events())
+        tokens: list[int] = []
+        reason: FinishReason | None = None
+        while reason is None:
+            (news,) = await generation.next_tokens()
+            assert len(news.at_seconds) == len(news.token_ids)
+            tokens, reason = tokens + news.token_ids, news.finish_reason
 
-    assert reasons == [None, None, FinishReason.STOP]
+    assert (len(tokens), reason) == (3, FinishReason.STOP)

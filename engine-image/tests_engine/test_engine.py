@@ -36,14 +36,13 @@ class Outbox:
     def tokens(self) -> dict[str, list[int]]:
         tokens: dict[str, list[int]] = {}
         for update in self.updates:
-            for output in update.outputs:
-                tokens.setdefault(output.request_id, []).append(output.token_id)
+            for request_id, token_id in zip(update.outputs.request_ids, update.outputs.token_ids, strict=True):
+                tokens.setdefault(request_id, []).append(token_id)
         return tokens
 
     @property
     def finished(self) -> dict[str, FinishReason]:
-        outputs = [output for update in self.updates for output in update.outputs]
-        return {output.request_id: output.finish_reason for output in outputs if output.finish_reason}
+        return {name: reason for update in self.updates for name, reason in update.outputs.finish_reasons.items()}
 
     def wait_finished(self, count: int) -> None:
         with self.changed:
@@ -174,4 +173,4 @@ def test_the_stats_count_steps_tokens_and_time() -> None:
     assert stats.busy_seconds >= 0.03
     assert stats.step_time is not None
     assert stats.step_time.observed_steps == 16
-    assert [name for update in outbox.updates for name in update.admitted_request_ids] == ["a"]
+    assert [admission.request_id for update in outbox.updates for admission in update.admitted] == ["a"]

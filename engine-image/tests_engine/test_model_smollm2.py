@@ -100,8 +100,8 @@ def generate_with_engine(model: LoadedModel, prompts: list[tuple[int, ...]]) -> 
         if isinstance(update, Failed):
             failures.append(update)
         else:
-            for output in update.outputs:
-                outputs[output.request_id].append(output.token_id)
+            for request_id, token_id in zip(update.outputs.request_ids, update.outputs.token_ids, strict=True):
+                outputs[request_id].append(token_id)
         if failures or all(len(tokens) == OUTPUT_TOKENS for tokens in outputs.values()):
             is_done.set()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from modelfleet_engine.request import FinishReason
+from modelfleet_engine.request import FinishReason, StepOutputs
 from modelfleet_engine.scheduler import Scheduler
 from modelfleet_engine.step_plan import StepResult
 
@@ -88,7 +88,7 @@ def test_decodes_come_first_and_prompts_get_what_is_left_of_the_budget() -> None
     assert [row.computed_tokens for row in first.plan.sequences] == [1, 7]
     assert [row.computed_tokens for row in second.plan.sequences] == [1, 5, 2]
     assert [row.computed_tokens for row in third.plan.sequences] == [1, 2]
-    assert first.admitted_request_ids == ("long",)
+    assert [admission.request_id for admission in first.admitted] == ["long"]
     assert (second.prefill_tokens, second.kv_tokens) == (7, 4 + 12 + 2)
 
 
@@ -142,9 +142,9 @@ def test_blocks_of_a_stopped_request_are_kept_while_a_step_may_write_to_them() -
 
     outputs = scheduler.complete_step(StepResult(step_id=0, sampled_token_ids=(9,), busy_seconds=0.0))
 
-    assert outputs[0].finish_reason is FinishReason.STOP
+    assert outputs.finish_reasons == {"a": FinishReason.STOP}
     assert scheduler.stats().kv_blocks_used == 1
-    assert scheduler.complete_step(StepResult(step_id=1, sampled_token_ids=(3,), busy_seconds=0.0)) == ()
+    assert scheduler.complete_step(StepResult(step_id=1, sampled_token_ids=(3,), busy_seconds=0.0)) == StepOutputs()
     assert scheduler.stats().kv_blocks_used == 0
     scheduler.check_integrity()
 

@@ -51,7 +51,7 @@ def test_a_preempted_request_is_recomputed_with_its_generated_tokens_as_one_pref
     assert resumed.token_ids == (2,) * 3 + tuple(expected_tokens(MODEL, (2,) * 3, max_tokens=generated))
     assert resumed.prompt_token_ids == (2,) * 3
     # Its time in the queue is counted once.
-    admitted = [name for planned in driver.plans for name in planned.admitted_request_ids]
+    admitted = [admission.request_id for planned in driver.plans for admission in planned.admitted]
     assert admitted == ["old", "young"]
 
 
@@ -65,7 +65,7 @@ def test_nothing_is_admitted_in_the_step_that_preempts() -> None:
         driver.turn()
         preemptions = driver.scheduler.stats().preemptions
         if preemptions > before:
-            assert driver.plans[-1].admitted_request_ids == ()
+            assert driver.plans[-1].admitted == ()
         before = preemptions
     assert before > 0
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from types import TracebackType
 
-from modelfleet_engine.bridge import Generation, TokenEvent
+from modelfleet_engine.bridge import ChoiceTokens, Generation
 from modelfleet_engine.detokenizer import StopStrings
 from modelfleet_engine.http.calls import Call
 from modelfleet_engine.load import RequestCounts
@@ -38,22 +38,29 @@ class _Choice:
         self.last_token_seconds: float | None = None
         self.is_finished = False
 
-    def feed(self, event: TokenEvent) -> tuple[str, str | None]:
+    def feed(self, news: ChoiceTokens) -> tuple[str, str | None]:
         """The text that may go out, and why the choice ended if it did."""
-        self.generated_tokens += 1
-        reason = None if event.finish_reason is None else event.finish_reason.value
-        # The token that stops is an end mark, not text.
-        text = "" if event.finish_reason is FinishReason.STOP else self._detokenizer.feed(event.token_id)
-        if reason is not None:
-            text += self._detokenizer.flush()
-        if self.generated_tokens >= self._min_tokens:
-            text, is_stopped = self._stops.feed(text)
+        text = ""
+        last = len(news.token_ids) - 1
+        for index, token_id in enumerate(news.token_ids):
+            self.generated_tokens += 1
+            # The token that stops is an end mark, not text.
+            is_end_mark = news.finish_reason is FinishReason.STOP and index == last
+            piece = "" if is_end_mark else self._detokenizer.feed(token_id)
+            if self.generated_tokens < self._min_tokens:
+                text += piece
+                continue
+            piece, is_stopped = self._stops.feed(piece)
+            text += piece
             if is_stopped:
-                reason = FinishReason.STOP.value
-            elif reason is not None:
-                text += self._stops.flush()
-        self.is_finished = reason is not None
-        return text, reason
+                self.is_finished = True
+                return text, FinishReason.STOP.value
+        if news.finish_reason is None:
+            return text, None
+        self.is_finished = True
+        piece, is_stopped = self._stops.feed(self._detokenizer.flush())
+        reason = FinishReason.STOP if is_stopped else news.finish_reason
+        return text + piece + ("" if is_stopped else self._stops.flush()), reason.value
 
 
 class RunningCall:
@@ -104,32 +111,33 @@ class RunningCall:
     async def deltas(self) -> AsyncIterator[list[TextDelta]]:
         """Batches of new text until every choice is finished. Raises GenerationCutError."""
         while self._unfinished:
-            batch = [delta for event in await self._generation.next_events() for delta in self._take(event)]
+            batch = [delta for news in await self._generation.next_tokens() for delta in self._take(news)]
             if batch:
                 yield batch
 
-    def _take(self, event: TokenEvent) -> list[TextDelta]:
-        """The delta of one token: none where the text is still held back."""
-        choice = self._choices[event.index]
+    def _take(self, news: ChoiceTokens) -> list[TextDelta]:
+        """The delta of a choice's new tokens: none where the text is still held back."""
+        choice = self._choices[news.index]
         if choice.is_finished:
             return []  # came between the stop string and the abort
-        text, reason = choice.feed(event)
-        self._observe_latency(choice, event)
+        text, reason = choice.feed(news)
+        self._observe_latency(choice, news)
         if reason is not None:
             self._unfinished -= 1
             self._counts.count_finished(reason)
             self._counts.output_lengths.observe(choice.generated_tokens)
-            if event.finish_reason is None:
-                self._generation.abort_choice(event.index)
+            if news.finish_reason is None:
+                self._generation.abort_choice(news.index)
         elif not text:
             return []
-        return [TextDelta(index=event.index, text=text, finish_reason=reason)]
+        return [TextDelta(index=news.index, text=text, finish_reason=reason)]
 
-    def _observe_latency(self, choice: _Choice, event: TokenEvent) -> None:
-        self._counts.generated_tokens += 1
-        if choice.last_token_seconds is not None:
-            self._counts.inter_token_latency.observe(event.at_seconds - choice.last_token_seconds)
-        elif self.first_token_seconds is None:
-            self.first_token_seconds = event.at_seconds - self._arrived_seconds
-            self._counts.time_to_first_token.observe(self.first_token_seconds)
-        choice.last_token_seconds = event.at_seconds
+    def _observe_latency(self, choice: _Choice, news: ChoiceTokens) -> None:
+        self._counts.generated_tokens += len(news.at_seconds)
+        for at_seconds in news.at_seconds:
+            if choice.last_token_seconds is not None:
+                self._counts.inter_token_latency.observe(at_seconds - choice.last_token_seconds)
+            elif self.first_token_seconds is None:
+                self.first_token_seconds = at_seconds - self._arrived_seconds
+                self._counts.time_to_first_token.observe(self.first_token_seconds)
+            choice.last_token_seconds = at_seconds
