@@ -13,7 +13,6 @@ import torch
 from modelfleet_kernels import PagedBatch
 from torch import Tensor
 
-from modelfleet_engine.models.rope import RotaryEmbedding
 from modelfleet_engine.step_plan import ScheduledSequence, StepPlan
 
 
@@ -22,13 +21,14 @@ class StepBatch:
     """What the model and the sampler take. T tokens, R sampling rows."""
 
     token_ids: Tensor  # [T] int64
+    positions: Tensor  # [T] int64
     paged: PagedBatch
     sampling_rows: list[int]  # R indices into the plan's sequences
     output_tokens: Tensor  # [R] int64: the last token of each sampling row
     slots: Tensor  # [R] int64: the state-table row of each sampling row
 
 
-def build_batch(plan: StepPlan, *, block_tokens: int, rotary: RotaryEmbedding, last_sampled: Tensor) -> StepBatch:
+def build_batch(plan: StepPlan, *, block_tokens: int, last_sampled: Tensor) -> StepBatch:
     """Lays the plan's rows out one after the other; `last_sampled` [max_num_seqs] fills the placeholders."""
     rows = plan.sequences
     query_lengths = np.fromiter((row.computed_tokens for row in rows), np.int64, len(rows))  # [S]
@@ -38,17 +38,15 @@ def build_batch(plan: StepPlan, *, block_tokens: int, rotary: RotaryEmbedding, l
     positions = np.arange(ends[-1]) + np.repeat(starts - ends + query_lengths, query_lengths)  # [T]
     tables = _block_tables(rows)  # [S, M]
     slots = tables[row_of_token, positions // block_tokens] * block_tokens + positions % block_tokens  # [T]
-    rope = rotary.tables(torch.from_numpy(positions))
     sampling_rows = [index for index, row in enumerate(rows) if row.sampling is not None]
     return StepBatch(
         token_ids=_token_ids(rows, first_tokens=ends - query_lengths, last_sampled=last_sampled),
+        positions=torch.from_numpy(positions),
         paged=PagedBatch(
             query_lengths=query_lengths.tolist(),
             sequence_lengths=(starts + query_lengths).tolist(),
             block_tables=torch.from_numpy(tables),
             slot_mapping=torch.from_numpy(slots),
-            rope_cos=rope.cos,
-            rope_sin=rope.sin,
         ),
         sampling_rows=sampling_rows,
         output_tokens=torch.from_numpy(ends[sampling_rows] - 1),

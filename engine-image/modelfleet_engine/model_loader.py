@@ -22,7 +22,7 @@ from modelfleet_engine.errors import ModelError
 from modelfleet_engine.kv_cache import CachePlan, CacheRequest, allocate_cache, plan_cache
 from modelfleet_engine.model_config import ModelConfig, read_model_config
 from modelfleet_engine.model_runner import ModelRunner
-from modelfleet_engine.models.llama import LlamaModel
+from modelfleet_engine.models.decoder import DecoderModel
 from modelfleet_engine.models.registry import build_model
 from modelfleet_engine.step_plan import WARM_UP_TOKENS, SamplingParameters, ScheduledSequence, StepPlan
 from modelfleet_engine.weights import open_weights
@@ -82,7 +82,6 @@ def load_runner(config: EngineConfig, *, backend: str | None = None) -> LoadedRu
         config=model_config,
         kernels=kernels,
         kv_layers=kv_layers,
-        dtype=dtype,
         max_num_seqs=config.max_num_seqs,
     )
     with phases.phase("warm_up"):
@@ -129,7 +128,7 @@ def _resolve_device(config: EngineConfig) -> str:
 
 def _load_weights(
     model_config: ModelConfig, *, model_path: Path, dtype: torch.dtype, kernels: Kernels, phases: StartPhases
-) -> LlamaModel:
+) -> DecoderModel:
     with torch.inference_mode(), ExitStack() as stack:
         with phases.phase("map_weights"):
             weights = stack.enter_context(open_weights(model_path, dtype=dtype))

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from modelfleet_engine.batch import build_batch
 from modelfleet_engine.model_config import ModelConfig
-from modelfleet_engine.models.llama import LlamaModel
-from modelfleet_engine.models.rope import RotaryEmbedding
+from modelfleet_engine.models.decoder import DecoderModel
 from modelfleet_engine.sampler import Sampler
 from modelfleet_engine.step_plan import StepPlan, StepResult
 
@@ -22,12 +21,11 @@ class ModelRunner:
 
     def __init__(
         self,
-        model: LlamaModel,
+        model: DecoderModel,
         *,
         config: ModelConfig,
         kernels: Kernels,
         kv_layers: Sequence[Tensor],
-        dtype: torch.dtype,
         max_num_seqs: int,
     ) -> None:
         self._model = model
@@ -35,7 +33,6 @@ class ModelRunner:
         self._kv_layers = kv_layers
         self._query_heads = config.query_heads
         self._block_tokens = kv_layers[0].shape[3]
-        self._rotary = RotaryEmbedding(config.rope, head_dim=config.head_dim, dtype=dtype)
         self._sampler = Sampler(max_num_seqs=max_num_seqs, vocab_size=config.vocab_size)
         self._last_sampled = torch.zeros(max_num_seqs, dtype=torch.int64)  # [max_num_seqs]
 
@@ -57,10 +54,14 @@ class ModelRunner:
 
     def _forward(self, plan: StepPlan) -> tuple[Tensor, Tensor, list[int]]:
         """Logits [R, V], slots [R] and plan rows of what samples."""
-        batch = build_batch(plan, block_tokens=self._block_tokens, rotary=self._rotary, last_sampled=self._last_sampled)
-        prepared = self._kernels.prepare(batch.paged, self._kv_layers[0], query_heads=self._query_heads)
-        logits = self._model.forward(batch.token_ids, self._kv_layers, prepared, output_tokens=batch.output_tokens)
-        return logits, batch.slots, batch.sampling_rows
+        batch = build_batch(plan, block_tokens=self._block_tokens, last_sampled=self._last_sampled)
+        prepared = self._kernels.prepare(
+            batch.paged, self._kv_layers[0], query_heads=self._query_heads, windows=self._model.windows
+        )
+        hidden = self._model.forward(
+            batch.token_ids, batch.positions, self._kv_layers, prepared, output_tokens=batch.output_tokens
+        )
+        return self._model.logits(hidden), batch.slots, batch.sampling_rows
 
     def _step(self, plan: StepPlan) -> list[int | None]:
         logits, slots, sampling_rows = self._forward(plan)

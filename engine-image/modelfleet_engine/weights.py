@@ -29,6 +29,11 @@ class Weights:
         self._dtype = dtype
         self._taken: set[str] = set()
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What `take` converts to, and so what the model computes in."""
+        return self._dtype
+
     def __contains__(self, name: str) -> bool:
         return name in self._file_of
 

@@ -20,8 +20,7 @@ from modelfleet_engine.kv_cache import (
     allocate_cache,
     plan_cache,
 )
-from modelfleet_engine.model_config import RopeConfig, parse_model_config
-from modelfleet_engine.models.rope import RotaryEmbedding
+from modelfleet_engine.model_config import parse_model_config
 from modelfleet_engine.step_plan import ScheduledSequence, StepPlan
 
 from tests_engine.model_fixtures import GREEDY
@@ -44,21 +43,17 @@ def test_a_mixed_plan_is_laid_out_row_after_row() -> None:
             row(0, (41, 42), slot=2, sampling=GREEDY),
         ),
     )
-    rotary = RotaryEmbedding(RopeConfig(kind="default", theta=10_000.0), head_dim=4, dtype=torch.float32)
-    batch = build_batch(plan, block_tokens=4, rotary=rotary, last_sampled=torch.tensor([5, 6, 7, 8]))
+    batch = build_batch(plan, block_tokens=4, last_sampled=torch.tensor([5, 6, 7, 8]))
     assert batch.token_ids.tolist() == [8, 21, 31, 32, 33, 41, 42]
     assert batch.paged.query_lengths == [1, 1, 3, 2]
     assert batch.paged.sequence_lengths == [10, 4, 5, 2]
-    # Positions 9 | 3 | 2 3 4 | 0 1 in blocks (4, 2, 7) of 4 tokens.
+    assert batch.positions.tolist() == [9, 3, 2, 3, 4, 0, 1]
+    # In blocks (4, 2, 7) of 4 tokens.
     assert batch.paged.slot_mapping.tolist() == [29, 19, 18, 19, 8, 16, 17]
     assert batch.paged.block_tables.tolist() == [[4, 2, 7]] * 4
     assert batch.sampling_rows == [0, 1, 3]
     assert batch.output_tokens.tolist() == [0, 1, 6]
     assert batch.slots.tolist() == [3, 1, 2]
-    positions = torch.tensor([9.0, 3.0, 2.0, 3.0, 4.0, 0.0, 1.0])
-    # theta ** (-2 i / 4) for i = 0 and 1, in both halves.
-    expected = (positions[:, None] * torch.tensor([1.0, 0.01, 1.0, 0.01])).cos()
-    assert torch.allclose(batch.paged.rope_cos, expected, atol=1e-6)
 
 
 def request(**settings: Any) -> CacheRequest:

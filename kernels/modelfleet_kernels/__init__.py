@@ -7,14 +7,16 @@ knows no model, no request and no scheduler.
 from modelfleet_kernels.kernels import Kernels
 from modelfleet_kernels.registry import BackendUnavailableError, available_backends, select
 from modelfleet_kernels.torch_cpu.linear import cpu_computes_bfloat16
-from modelfleet_kernels.types import PackedLinear, PagedBatch, PreparedBatch
+from modelfleet_kernels.types import AttentionForm, PackedLinear, PagedBatch, PreparedBatch, RopeTables
 
 __all__ = [
+    "AttentionForm",
     "BackendUnavailableError",
     "Kernels",
     "PackedLinear",
     "PagedBatch",
     "PreparedBatch",
+    "RopeTables",
     "available_backends",
     "cpu_computes_bfloat16",
     "select",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from modelfleet_kernels.types import PackedLinear, PagedBatch, PreparedBatch
+from modelfleet_kernels.types import AttentionForm, PackedLinear, PagedBatch, PreparedBatch, RopeTables
 
 
 class ContractError(ValueError):
@@ -59,9 +59,9 @@ def check_output(out: Tensor, result: Tensor) -> None:
 
 
 def check_batch(batch: PagedBatch, kv_cache: Tensor, query_heads: int) -> None:
-    """Rows, tables, slots and rope tables agree with each other and with the cache."""
+    """Rows, tables and slots agree with each other and with the cache."""
     _require(kv_cache.dim() == 5 and kv_cache.shape[1] == 2, f"a KV cache is [N, 2, Hkv, P, D], got {_show(kv_cache)}")
-    kv_heads, block_tokens, head_dim = kv_cache.shape[2:]
+    kv_heads, block_tokens = kv_cache.shape[2:4]
     _require(query_heads % kv_heads == 0, f"{query_heads} query heads are no multiple of {kv_heads} KV heads")
     rows = len(batch.query_lengths)
     _require(rows > 0 and len(batch.sequence_lengths) == rows, "one query and one sequence length per row, >= 1 row")
@@ -79,9 +79,27 @@ def check_batch(batch: PagedBatch, kv_cache: Tensor, query_heads: int) -> None:
     )
     for table in (tables, batch.slot_mapping):
         _require(table.dtype == torch.int64, f"block tables and slots are int64, got {table.dtype}")
-    for rope in (batch.rope_cos, batch.rope_sin):
-        fits = rope.shape == (tokens, head_dim) and rope.dtype == kv_cache.dtype
-        _require(fits, f"rope tables must be [{tokens}, {head_dim}] {kv_cache.dtype}, got {_show(rope)}")
+
+
+def check_windows(windows: frozenset[int | None]) -> None:
+    """At least one; each at least one token."""
+    fits = bool(windows) and all(window is None or window >= 1 for window in windows)
+    _require(fits, f"windows are None or at least one token, and one at least; got {set(windows)}")
+
+
+def check_form(form: AttentionForm, prepared: PreparedBatch) -> None:
+    """The batch was prepared for the form's window."""
+    known = form.window in prepared.windows
+    _require(known, f"the batch was prepared for windows {set(prepared.windows)}, not for {form.window}")
+
+
+def check_rope(rope: RopeTables, kv_cache: Tensor, prepared: PreparedBatch) -> None:
+    """cos and signed_sin [T, 1, R] of the cache's dtype, R even and at most D."""
+    width = rope.cos.shape[-1]
+    _require(width % 2 == 0 and 0 < width <= prepared.head_dim, f"{width} of {prepared.head_dim} cannot be rotated")
+    for table in (rope.cos, rope.signed_sin):
+        fits = table.shape == (prepared.tokens, 1, width) and table.dtype == kv_cache.dtype
+        _require(fits, f"rope tables must be [{prepared.tokens}, 1, {width}] {kv_cache.dtype}, got {_show(table)}")
 
 
 def check_cache(kv_cache: Tensor, prepared: PreparedBatch) -> None:

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import Tensor
 
 from modelfleet_kernels import checks
-from modelfleet_kernels.types import Backend, PackedLinear, PagedBatch, PreparedBatch
+from modelfleet_kernels.types import (
+    PLAIN_ATTENTION,
+    AttentionForm,
+    Backend,
+    PackedLinear,
+    PagedBatch,
+    PreparedBatch,
+    RopeTables,
+)
 
 
 class Kernels:
@@ -51,33 +61,49 @@ class Kernels:
         checks.check_silu_mul(gate_up)
         return _deliver(self._backend.silu_mul(gate_up), out)
 
-    def prepare(self, batch: PagedBatch, kv_cache: Tensor, *, query_heads: int) -> PreparedBatch:
-        """Derives once per step what all layers share. `kv_cache` is any one layer's."""
+    def prepare(
+        self, batch: PagedBatch, kv_cache: Tensor, *, query_heads: int, windows: Iterable[int | None] = (None,)
+    ) -> PreparedBatch:
+        """Derives once per step what all layers share, masks included. `kv_cache` is any one layer's.
+
+        `windows` holds every window that `paged_attention` is then called with.
+        """
+        every_window = frozenset(windows)
         checks.check_batch(batch, kv_cache, query_heads)
-        return self._backend.prepare(batch, kv_cache, query_heads)
+        checks.check_windows(every_window)
+        return self._backend.prepare(batch, kv_cache, query_heads, every_window)
 
     def rope_write_kv(
-        self, qkv: Tensor, kv_cache: Tensor, prepared: PreparedBatch, *, out: Tensor | None = None
+        self, qkv: Tensor, kv_cache: Tensor, prepared: PreparedBatch, rope: RopeTables, *, out: Tensor | None = None
     ) -> Tensor:
         """qkv [T, (Hq + 2 Hkv) D]: rotates queries and keys, writes keys and values at `slot_mapping`.
 
-        Rotation in halves (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin), as Hugging Face stores Llama's weights.
+        Rotation in halves (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin), as Hugging Face stores Llama's weights, of
+        the first numbers of each head that `rope` covers.
         Answers the rotated queries [T, Hq, D]. May overwrite `qkv`.
         """
         checks.check_cache(kv_cache, prepared)
         checks.check_qkv(qkv, kv_cache, prepared)
-        return _deliver(self._backend.rope_write_kv(qkv, kv_cache, prepared), out)
+        checks.check_rope(rope, kv_cache, prepared)
+        return _deliver(self._backend.rope_write_kv(qkv, kv_cache, prepared, rope), out)
 
     def paged_attention(
-        self, query: Tensor, kv_cache: Tensor, prepared: PreparedBatch, *, out: Tensor | None = None
+        self,
+        query: Tensor,
+        kv_cache: Tensor,
+        prepared: PreparedBatch,
+        form: AttentionForm = PLAIN_ATTENTION,
+        *,
+        out: Tensor | None = None,
     ) -> Tensor:
         """Causal grouped-query attention of query [T, Hq, D] over each row's own blocks -> [T, Hq * D].
 
-        Scores are scaled by 1 / sqrt(D). A row's token i sees positions [0, sequence length - query length + i].
+        A row's token i is at position p = sequence length - query length + i and sees positions (p - window, p].
         """
         checks.check_cache(kv_cache, prepared)
         checks.check_query(query, kv_cache, prepared)
-        return _deliver(self._backend.paged_attention(query, kv_cache, prepared), out)
+        checks.check_form(form, prepared)
+        return _deliver(self._backend.paged_attention(query, kv_cache, prepared, form), out)
 
 
 def _deliver(result: Tensor, out: Tensor | None) -> Tensor:

@@ -30,8 +30,34 @@ class PagedBatch:
     sequence_lengths: Sequence[int]  # S, this step's tokens included
     block_tables: Tensor  # [S, M] int64, padded with any valid block id
     slot_mapping: Tensor  # [T] int64: block id * P + offset in the block
-    rope_cos: Tensor  # [T, D] of the activations' dtype; the two halves are equal
-    rope_sin: Tensor  # [T, D]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RopeTables:
+    """What one step's queries and keys are rotated by: x cos + swap(x) signed_sin, where swap exchanges the halves.
+
+    Rotates the first R <= D numbers of each head and leaves the rest (partial rotary). Both halves of `cos` are equal;
+    the first half of `signed_sin` is the negative of its second. An attention factor is multiplied into both.
+    """
+
+    cos: Tensor  # [T, 1, R] of the activations' dtype; broadcasts over the heads
+    signed_sin: Tensor  # [T, 1, R]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionForm:
+    """How a layer attends, beyond causal attention scaled by 1 / sqrt(D).
+
+    Scores are multiplied by `scale`, then become soft_cap * tanh(score / soft_cap) (Gemma 2), then a token sees the
+    last `window` positions, itself included (Mistral).
+    """
+
+    scale: float | None = None  # None: 1 / sqrt(D)
+    window: int | None = None  # tokens >= 1; None: everything before it
+    soft_cap: float | None = None
+
+
+PLAIN_ATTENTION = AttentionForm()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -43,6 +69,7 @@ class PreparedBatch:
     kv_heads: int
     head_dim: int
     block_tokens: int
+    windows: frozenset[int | None]  # those its layers may attend with
 
     @property
     def tokens(self) -> int:
@@ -80,11 +107,13 @@ class Backend(Protocol):
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         """[T, 2K] -> [T, K]."""
 
-    def prepare(self, batch: PagedBatch, kv_cache: Tensor, query_heads: int) -> PreparedBatch:
+    def prepare(
+        self, batch: PagedBatch, kv_cache: Tensor, query_heads: int, windows: frozenset[int | None]
+    ) -> PreparedBatch:
         """Derives what all layers share; `kv_cache` is any one layer's."""
 
-    def rope_write_kv(self, qkv: Tensor, kv_cache: Tensor, prepared: PreparedBatch) -> Tensor:
+    def rope_write_kv(self, qkv: Tensor, kv_cache: Tensor, prepared: PreparedBatch, rope: RopeTables) -> Tensor:
         """[T, (Hq + 2 Hkv) D] -> rotated query [T, Hq, D]; writes keys and values."""
 
-    def paged_attention(self, query: Tensor, kv_cache: Tensor, prepared: PreparedBatch) -> Tensor:
+    def paged_attention(self, query: Tensor, kv_cache: Tensor, prepared: PreparedBatch, form: AttentionForm) -> Tensor:
         """[T, Hq, D] -> [T, Hq * D]."""

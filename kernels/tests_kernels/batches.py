@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 
 import torch
-from modelfleet_kernels import PagedBatch
+from modelfleet_kernels import AttentionForm, PagedBatch, RopeTables
+from modelfleet_kernels.types import PLAIN_ATTENTION
 from torch import Tensor
 
 
@@ -26,8 +27,8 @@ class Geometry:
         return (torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 1e3).to(dtype)
 
 
-def make_batch(geometry: Geometry, rows: list[tuple[int, int]], *, dtype: torch.dtype, seed: int = 0) -> PagedBatch:
-    """Rows of (query length, sequence length) with disjoint, shuffled block tables and random rotations."""
+def make_batch(geometry: Geometry, rows: list[tuple[int, int]], *, seed: int = 0) -> PagedBatch:
+    """Rows of (query length, sequence length) with disjoint, shuffled block tables."""
     generator = torch.Generator().manual_seed(seed)
     free = torch.randperm(geometry.blocks, generator=generator).tolist()
     needed = [-(-total // geometry.block_tokens) for _, total in rows]
@@ -40,16 +41,19 @@ def make_batch(geometry: Geometry, rows: list[tuple[int, int]], *, dtype: torch.
             blocks[position // geometry.block_tokens] * geometry.block_tokens + position % geometry.block_tokens
             for position in range(total - query, total)
         ]
-    half = torch.rand((len(slots), geometry.head_dim // 2), generator=generator) * 6.28  # [T, D / 2]
-    angles = torch.cat((half, half), dim=-1)  # [T, D]
     return PagedBatch(
         query_lengths=[query for query, _ in rows],
         sequence_lengths=[total for _, total in rows],
         block_tables=tables,
         slot_mapping=torch.tensor(slots),
-        rope_cos=angles.cos().to(dtype),
-        rope_sin=angles.sin().to(dtype),
     )
+
+
+def make_rope(tokens: int, width: int, *, dtype: torch.dtype, seed: int = 0) -> RopeTables:
+    """Random rotations of the first `width` numbers of each head."""
+    angles = torch.rand((tokens, 1, width // 2), generator=torch.Generator().manual_seed(seed)) * 6.28
+    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)  # [T, 1, R / 2] each
+    return RopeTables(cos=torch.cat((cos, cos), dim=-1), signed_sin=torch.cat((-sin, sin), dim=-1))
 
 
 def fill_sequences(cache: Tensor, batch: PagedBatch, *, seed: int) -> None:
@@ -63,8 +67,9 @@ def fill_sequences(cache: Tensor, batch: PagedBatch, *, seed: int) -> None:
             cache[block, :, :, position % block_tokens] = fresh.to(cache.dtype)
 
 
-def naive_attention(query: Tensor, cache: Tensor, batch: PagedBatch) -> Tensor:
+def naive_attention(query: Tensor, cache: Tensor, batch: PagedBatch, form: AttentionForm = PLAIN_ATTENTION) -> Tensor:
     """query [T, Hq, D] -> [T, Hq * D] in float32: one token, one head, one position at a time."""
+    scale = form.scale if form.scale is not None else 1 / math.sqrt(query.shape[2])
     _, query_heads, head_dim = query.shape
     group, block_tokens = query_heads // cache.shape[2], cache.shape[3]
     output = torch.zeros(query.shape)  # [T, Hq, D]
@@ -72,12 +77,15 @@ def naive_attention(query: Tensor, cache: Tensor, batch: PagedBatch) -> Tensor:
     for row, (length, total) in enumerate(zip(batch.query_lengths, batch.sequence_lengths, strict=True)):
         for index in range(length):
             last = total - length + index
+            first = 0 if form.window is None else max(0, last + 1 - form.window)
             for head in range(query_heads):
                 pairs = [
                     cache[batch.block_tables[row, at // block_tokens], :, head // group, at % block_tokens].float()
-                    for at in range(last + 1)
+                    for at in range(first, last + 1)
                 ]
-                scores = [float(query[token, head].float() @ key) / math.sqrt(head_dim) for key, _ in pairs]
+                scores = [float(query[token, head].float() @ key) * scale for key, _ in pairs]
+                if form.soft_cap is not None:
+                    scores = [form.soft_cap * math.tanh(score / form.soft_cap) for score in scores]
                 weights = [math.exp(score - max(scores)) for score in scores]
                 mixed = sum(weight * value for weight, (_, value) in zip(weights, pairs, strict=True))
                 output[token, head] = mixed / sum(weights)
@@ -85,14 +93,14 @@ def naive_attention(query: Tensor, cache: Tensor, batch: PagedBatch) -> Tensor:
     return output.reshape(-1, query_heads * head_dim)
 
 
-def naive_rotation(heads: Tensor, batch: PagedBatch) -> Tensor:
-    """heads [T, H, D] -> [T, H, D] in float32: pairs (i, i + D / 2) turned one by one."""
-    output = torch.zeros(heads.shape)
-    half = heads.shape[2] // 2
+def naive_rotation(heads: Tensor, rope: RopeTables) -> Tensor:
+    """heads [T, H, D] -> [T, H, D] in float32: pairs (i, i + R / 2) turned one by one, numbers from R on kept."""
+    output = heads.float().clone()
+    half = rope.cos.shape[-1] // 2
     for token in range(heads.shape[0]):
         for i in range(half):
             first, second = heads[token, :, i].float(), heads[token, :, i + half].float()
-            cos, sin = batch.rope_cos[token, i].float(), batch.rope_sin[token, i].float()
+            cos, sin = rope.cos[token, 0, i].float(), rope.signed_sin[token, 0, i + half].float()
             output[token, :, i] = first * cos - second * sin
             output[token, :, i + half] = second * cos + first * sin
     return output

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from modelfleet_kernels import Kernels, available_backends, select
+from modelfleet_kernels import AttentionForm, Kernels, available_backends, select
 from modelfleet_kernels.testing import assert_close, nan_filled
 from modelfleet_kernels.torch_cpu import gather
 
@@ -40,7 +40,7 @@ def kernels(request: pytest.FixtureRequest) -> Kernels:
 def test_attention_over_scattered_blocks_equals_the_loop(
     kernels: Kernels, geometry: Geometry, rows: list[tuple[int, int]], dtype: torch.dtype
 ) -> None:
-    batch = make_batch(geometry, rows, dtype=dtype)
+    batch = make_batch(geometry, rows)
     cache = geometry.cache(dtype, seed=1)
     fill_sequences(cache, batch, seed=2)
     tokens = sum(batch.query_lengths)
@@ -52,9 +52,65 @@ def test_attention_over_scattered_blocks_equals_the_loop(
     assert_close(out, naive_attention(query, cache, batch))
 
 
+# Every field alone, all together, windows of one token, of a block's edges, inside a chunk and beyond every sequence.
+FORMS = [
+    AttentionForm(scale=0.3),
+    AttentionForm(window=1),
+    AttentionForm(window=4),
+    AttentionForm(window=5, scale=1.0),
+    AttentionForm(window=100),
+    AttentionForm(soft_cap=1.5),
+    AttentionForm(window=7, soft_cap=2.0, scale=0.7),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.parametrize("rows", BATCHES, ids=str)
+def test_scale_window_and_soft_cap_equal_the_loop(
+    kernels: Kernels, form: AttentionForm, rows: list[tuple[int, int]], dtype: torch.dtype
+) -> None:
+    geometry = Geometry(query_heads=6, kv_heads=2, head_dim=8)
+    batch = make_batch(geometry, rows)
+    cache = geometry.cache(dtype, seed=1)
+    fill_sequences(cache, batch, seed=2)
+    tokens = sum(batch.query_lengths)
+    query = torch.randn((tokens, 6, 8), generator=torch.Generator().manual_seed(3)).to(dtype)
+    # One preparation serves layers of every kind.
+    prepared = kernels.prepare(batch, cache, query_heads=6, windows=[None, *(item.window for item in FORMS)])
+    out = nan_filled((tokens, 48), dtype)
+    kernels.paged_attention(query, cache, prepared, form, out=out)
+    assert_close(out, naive_attention(query, cache, batch, form))
+
+
+def test_blocks_before_the_window_are_not_gathered() -> None:
+    kernels = select("cpu", "torch_cpu")
+    geometry = Geometry(query_heads=2, kv_heads=1, head_dim=4)
+    batch = make_batch(geometry, [(1, 30), (1, 9), (3, 26)])
+    cache = geometry.cache(torch.float32, seed=1)
+    fill_sequences(cache, batch, seed=2)
+    query = torch.randn((5, 2, 4), generator=torch.Generator().manual_seed(3))
+    form = AttentionForm(window=6)
+    expected = naive_attention(query, cache, batch, form)
+    # The first keys that may be seen are 24, 3 and 18: blocks 0-5, none and 0-3 may hold anything, even NaN.
+    for row, unseen_blocks in ((0, 6), (2, 4)):
+        cache[batch.block_tables[row, :unseen_blocks]] = float("nan")
+    prepared = kernels.prepare(batch, cache, query_heads=2, windows=[6])
+    assert_close(kernels.paged_attention(query, cache, prepared, form), expected)
+
+
+def test_layers_share_their_preparation_while_no_row_has_outgrown_the_window() -> None:
+    geometry = Geometry(query_heads=2, kv_heads=1, head_dim=4)
+    batch = make_batch(geometry, [(1, 8), (3, 5)])
+    cache = geometry.cache(torch.float32, seed=1)
+    prepared = gather.prepare(batch, cache, query_heads=2, windows=frozenset((None, 8, 7)))
+    assert prepared.groups[8] is prepared.groups[None]
+    assert prepared.groups[7] is not prepared.groups[None]
+
+
 def test_a_query_that_is_a_view_of_a_wider_tensor_is_read_through_its_strides(kernels: Kernels) -> None:
     geometry = Geometry(query_heads=4, kv_heads=2, head_dim=8)
-    batch = make_batch(geometry, [(1, 6), (3, 9)], dtype=torch.float32)
+    batch = make_batch(geometry, [(1, 6), (3, 9)])
     cache = geometry.cache(torch.float32, seed=1)
     fill_sequences(cache, batch, seed=2)
     wide = torch.randn((4, 7, 8), generator=torch.Generator().manual_seed(3))
@@ -65,12 +121,12 @@ def test_a_query_that_is_a_view_of_a_wider_tensor_is_read_through_its_strides(ke
 def test_a_row_attends_to_the_same_values_alone_and_in_a_batch(kernels: Kernels) -> None:
     geometry = Geometry(query_heads=4, kv_heads=2, head_dim=16, blocks=128)
     rows = [(1, 40), (1, 3), (1, 41), (6, 19)]
-    batch = make_batch(geometry, rows, dtype=torch.float32)
+    batch = make_batch(geometry, rows)
     cache = geometry.cache(torch.float32, seed=1)
     fill_sequences(cache, batch, seed=2)
     query = torch.randn((9, 4, 16), generator=torch.Generator().manual_seed(3))
     together = kernels.paged_attention(query, cache, kernels.prepare(batch, cache, query_heads=4))
-    alone = make_batch(geometry, rows[:1], dtype=torch.float32)
+    alone = make_batch(geometry, rows[:1])
     assert torch.equal(alone.block_tables[0], batch.block_tables[0, :10])
     single = kernels.paged_attention(query[:1], cache, kernels.prepare(alone, cache, query_heads=4))
     assert_close(single, together[:1])
@@ -78,13 +134,13 @@ def test_a_row_attends_to_the_same_values_alone_and_in_a_batch(kernels: Kernels)
 
 def test_long_and_many_rows_are_split_to_bound_the_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
     geometry = Geometry(query_heads=2, kv_heads=1, head_dim=4)
-    batch = make_batch(geometry, [(1, 9), (1, 9), (1, 10), (1, 2), (1, 40)], dtype=torch.float32)
+    batch = make_batch(geometry, [(1, 9), (1, 9), (1, 10), (1, 2), (1, 40)])
     cache = geometry.cache(torch.float32, seed=1)
     fill_sequences(cache, batch, seed=2)
     # Room for two rows of 3 blocks: 2 * 1 * 3 * 4 * 4 elements each.
     monkeypatch.setattr(gather, "MAX_GATHERED_ELEMENTS", 200)
-    prepared = gather.prepare(batch, cache, query_heads=2)
-    assert [(group.rows, group.kv_length) for group in prepared.groups] == [(1, 40), (2, 10), (1, 9), (1, 2)]
+    prepared = gather.prepare(batch, cache, query_heads=2, windows=frozenset((None,)))
+    assert [(group.rows, group.kv_length) for group in prepared.groups[None]] == [(1, 40), (2, 10), (1, 9), (1, 2)]
     query = torch.randn((5, 2, 4), generator=torch.Generator().manual_seed(3))
     out = select("cpu", "torch_cpu").paged_attention(query, cache, prepared)
     assert_close(out, naive_attention(query, cache, batch))
@@ -98,7 +154,7 @@ def test_bfloat16_is_attended_in_float32_where_torch_has_no_fast_product_for_it(
     assert gather.attention_dtype(torch.bfloat16) is (torch.bfloat16 if has_mkl else torch.float32)
     assert gather.attention_dtype(torch.float32) is torch.float32
     geometry = Geometry(query_heads=9, kv_heads=3, head_dim=64, block_tokens=5)
-    batch = make_batch(geometry, [(1, 4), (1, 13), (5, 5), (2, 17)], dtype=torch.bfloat16)
+    batch = make_batch(geometry, [(1, 4), (1, 13), (5, 5), (2, 17)])
     cache = geometry.cache(torch.bfloat16, seed=1)
     fill_sequences(cache, batch, seed=2)
     query = torch.randn((9, 9, 64), generator=torch.Generator().manual_seed(3)).bfloat16()

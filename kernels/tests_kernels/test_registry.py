@@ -7,11 +7,11 @@ import logging
 
 import pytest
 import torch
-from modelfleet_kernels import BackendUnavailableError, available_backends, select
+from modelfleet_kernels import AttentionForm, BackendUnavailableError, available_backends, select
 from modelfleet_kernels.checks import ContractError
 from modelfleet_kernels.testing import assert_close, nan_filled, relative_rms
 
-from tests_kernels.batches import Geometry, make_batch
+from tests_kernels.batches import Geometry, make_batch, make_rope
 
 GEOMETRY = Geometry(query_heads=4, kv_heads=2, head_dim=8)
 
@@ -50,13 +50,11 @@ def test_a_device_without_any_backend_is_refused() -> None:
         {"block_tables": torch.zeros((2, 2), dtype=torch.int64)},
         {"block_tables": torch.zeros((1, 2), dtype=torch.int32)},
         {"slot_mapping": torch.zeros(2, dtype=torch.int64)},
-        {"rope_cos": torch.zeros((3, 6))},
-        {"rope_sin": torch.zeros((3, 8), dtype=torch.bfloat16)},
     ],
     ids=lambda change: next(iter(change)),
 )
 def test_a_batch_that_contradicts_itself_is_refused(change: dict[str, object]) -> None:
-    batch = make_batch(GEOMETRY, [(3, 6)], dtype=torch.float32)
+    batch = make_batch(GEOMETRY, [(3, 6)])
     cache = GEOMETRY.cache(torch.float32, seed=1)
     select("cpu").prepare(batch, cache, query_heads=4)
     with pytest.raises(ContractError):
@@ -65,14 +63,23 @@ def test_a_batch_that_contradicts_itself_is_refused(change: dict[str, object]) -
 
 def test_ops_refuse_shapes_and_dtypes_outside_their_contract() -> None:
     kernels = select("cpu")
-    batch = make_batch(GEOMETRY, [(3, 6)], dtype=torch.float32)
+    batch = make_batch(GEOMETRY, [(3, 6)])
     cache = GEOMETRY.cache(torch.float32, seed=1)
     prepared = kernels.prepare(batch, cache, query_heads=4)
     packed = kernels.pack_linear(torch.ones((4, 6)))
     with pytest.raises(ContractError, match=r"query must be \[3, 4, 8\]"):
         kernels.paged_attention(torch.zeros((3, 2, 8)), cache, prepared)
     with pytest.raises(ContractError, match=r"qkv must be \[3, 64\]"):
-        kernels.rope_write_kv(torch.zeros((3, 63)), cache, prepared)
+        kernels.rope_write_kv(torch.zeros((3, 63)), cache, prepared, make_rope(3, 8, dtype=torch.float32))
+    for rope in (make_rope(3, 10, dtype=torch.float32), make_rope(2, 8, dtype=torch.float32)):
+        with pytest.raises(ContractError, match=r"cannot be rotated|rope tables must be"):
+            kernels.rope_write_kv(torch.zeros((3, 64)), cache, prepared, rope)
+    with pytest.raises(ContractError, match=r"rope tables must be \[3, 1, 8\] torch.float32, got .* bfloat16"):
+        kernels.rope_write_kv(torch.zeros((3, 64)), cache, prepared, make_rope(3, 8, dtype=torch.bfloat16))
+    with pytest.raises(ContractError, match=r"prepared for windows \{None\}, not for 5"):
+        kernels.paged_attention(torch.zeros((3, 4, 8)), cache, prepared, AttentionForm(window=5))
+    with pytest.raises(ContractError, match="at least one token"):
+        kernels.prepare(batch, cache, query_heads=4, windows=[0])
     with pytest.raises(ContractError, match="contiguous"):
         kernels.paged_attention(torch.zeros((3, 4, 8)), cache[::2], prepared)
     with pytest.raises(ContractError, match=r"linear takes \[T, 6\]"):
@@ -88,7 +95,7 @@ def test_ops_refuse_shapes_and_dtypes_outside_their_contract() -> None:
 
 
 def test_a_batch_prepared_by_another_backend_is_refused() -> None:
-    batch = make_batch(GEOMETRY, [(3, 6)], dtype=torch.float32)
+    batch = make_batch(GEOMETRY, [(3, 6)])
     cache = GEOMETRY.cache(torch.float32, seed=1)
     prepared = select("cpu", "reference").prepare(batch, cache, query_heads=4)
     with pytest.raises(TypeError, match="prepared by another backend"):

@@ -7,7 +7,7 @@ import torch
 from modelfleet_kernels import Kernels, available_backends, select
 from modelfleet_kernels.testing import assert_close, nan_filled
 
-from tests_kernels.batches import Geometry, make_batch, naive_rotation
+from tests_kernels.batches import Geometry, make_batch, make_rope, naive_rotation
 
 GEOMETRIES = [
     Geometry(query_heads=1, kv_heads=1, head_dim=2, block_tokens=1),
@@ -24,21 +24,23 @@ def kernels(request: pytest.FixtureRequest) -> Kernels:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+@pytest.mark.parametrize("width", [2, 1000], ids=["partial", "whole"])
 @pytest.mark.parametrize("rows", [[(1, 1)], [(1, 6), (4, 4), (3, 12)]], ids=str)
 def test_queries_are_rotated_and_keys_and_values_land_in_their_slots(
-    kernels: Kernels, geometry: Geometry, rows: list[tuple[int, int]], dtype: torch.dtype
+    kernels: Kernels, geometry: Geometry, rows: list[tuple[int, int]], width: int, dtype: torch.dtype
 ) -> None:
-    batch = make_batch(geometry, rows, dtype=dtype)
+    batch = make_batch(geometry, rows)
     cache = geometry.cache(dtype, seed=1)
     before = cache.clone()
     tokens, query_heads, kv_heads = sum(batch.query_lengths), geometry.query_heads, geometry.kv_heads
     generator = torch.Generator().manual_seed(2)
     qkv = torch.randn((tokens, query_heads + 2 * kv_heads, geometry.head_dim), generator=generator).to(dtype)
-    rotated = naive_rotation(qkv[:, : query_heads + kv_heads], batch)
+    rope = make_rope(tokens, min(width, geometry.head_dim), dtype=dtype)
+    rotated = naive_rotation(qkv[:, : query_heads + kv_heads], rope)
     values = qkv[:, query_heads + kv_heads :].clone()
     prepared = kernels.prepare(batch, cache, query_heads=query_heads)
     out = nan_filled((tokens, query_heads, geometry.head_dim), dtype)
-    kernels.rope_write_kv(qkv.view(tokens, -1), cache, prepared, out=out)
+    kernels.rope_write_kv(qkv.view(tokens, -1), cache, prepared, rope, out=out)
 
     assert_close(out, rotated[:, :query_heads])
     blocks, offsets = batch.slot_mapping // geometry.block_tokens, batch.slot_mapping % geometry.block_tokens

@@ -6,20 +6,20 @@ from modelfleet_kernels import Kernels
 
 from modelfleet_engine.errors import ModelError
 from modelfleet_engine.model_config import ModelConfig
-from modelfleet_engine.models.llama import LlamaModel
+from modelfleet_engine.models.decoder import DecoderModel
 from modelfleet_engine.weights import Weights
 
 _MODELS = {
-    "LlamaForCausalLM": LlamaModel,
-    "MistralForCausalLM": LlamaModel,
-    "Qwen2ForCausalLM": LlamaModel,
+    "LlamaForCausalLM": DecoderModel,
+    "MistralForCausalLM": DecoderModel,
+    "Qwen2ForCausalLM": DecoderModel,
 }
 
 # What checkpoints carry and nobody needs: a tied head beside the embedding, frequencies old exporters saved.
 _IGNORED_SUFFIXES = ("lm_head.weight", "rotary_emb.inv_freq")
 
 
-def build_model(config: ModelConfig, weights: Weights, kernels: Kernels) -> LlamaModel:
+def build_model(config: ModelConfig, weights: Weights, kernels: Kernels) -> DecoderModel:
     """Reads and packs the weights.
 
     Raises:

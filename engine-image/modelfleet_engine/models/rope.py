@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
+from modelfleet_kernels import RopeTables
 from torch import Tensor
 
 from modelfleet_engine.model_config import RopeConfig
-
-
-class RopeTables(NamedTuple):
-    """What one step's tokens are rotated by; the two halves of each are equal."""
-
-    cos: Tensor  # [T, D]
-    sin: Tensor  # [T, D]
 
 
 class RotaryEmbedding:
@@ -26,10 +19,10 @@ class RotaryEmbedding:
         self._dtype = dtype
 
     def tables(self, positions: Tensor) -> RopeTables:
-        """positions [T] int64 -> tables [T, D] in the model's dtype."""
-        angles = positions.float()[:, None] * self._inverse_frequencies  # [T, D / 2]
-        doubled = torch.cat((angles, angles), dim=-1)  # [T, D]
-        return RopeTables(doubled.cos().to(self._dtype), doubled.sin().to(self._dtype))
+        """positions [T] int64 -> tables [T, 1, D] in the model's dtype."""
+        angles = positions.float()[:, None, None] * self._inverse_frequencies  # [T, 1, D / 2]
+        cos, sin = angles.cos().to(self._dtype), angles.sin().to(self._dtype)  # [T, 1, D / 2] each
+        return RopeTables(cos=torch.cat((cos, cos), dim=-1), signed_sin=torch.cat((-sin, sin), dim=-1))
 
 
 def inverse_frequencies(config: RopeConfig, *, head_dim: int) -> Tensor:

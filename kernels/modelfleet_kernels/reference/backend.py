@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from modelfleet_kernels.reference import linear, paged_attention, rms_norm, rope_write_kv, silu_mul
-from modelfleet_kernels.types import PackedLinear, PagedBatch, PreparedBatch
+from modelfleet_kernels.types import AttentionForm, PackedLinear, PagedBatch, PreparedBatch, RopeTables
 
 
 class ReferenceBackend:
@@ -29,7 +29,9 @@ class ReferenceBackend:
         """[T, 2K] -> [T, K]."""
         return silu_mul.silu_mul(gate_up)
 
-    def prepare(self, batch: PagedBatch, kv_cache: Tensor, query_heads: int) -> PreparedBatch:
+    def prepare(
+        self, batch: PagedBatch, kv_cache: Tensor, query_heads: int, windows: frozenset[int | None]
+    ) -> PreparedBatch:
         """Nothing to derive."""
         kv_heads, block_tokens, head_dim = kv_cache.shape[2:]
         return PreparedBatch(
@@ -38,12 +40,13 @@ class ReferenceBackend:
             kv_heads=kv_heads,
             head_dim=head_dim,
             block_tokens=block_tokens,
+            windows=windows,
         )
 
-    def rope_write_kv(self, qkv: Tensor, kv_cache: Tensor, prepared: PreparedBatch) -> Tensor:
+    def rope_write_kv(self, qkv: Tensor, kv_cache: Tensor, prepared: PreparedBatch, rope: RopeTables) -> Tensor:
         """[T, (Hq + 2 Hkv) D] -> rotated query [T, Hq, D]."""
-        return rope_write_kv.rope_write_kv(qkv, kv_cache, prepared)
+        return rope_write_kv.rope_write_kv(qkv, kv_cache, prepared, rope)
 
-    def paged_attention(self, query: Tensor, kv_cache: Tensor, prepared: PreparedBatch) -> Tensor:
+    def paged_attention(self, query: Tensor, kv_cache: Tensor, prepared: PreparedBatch, form: AttentionForm) -> Tensor:
         """[T, Hq, D] -> [T, Hq * D]."""
-        return paged_attention.paged_attention(query, kv_cache, prepared)
+        return paged_attention.paged_attention(query, kv_cache, prepared, form)

@@ -5,18 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from modelfleet_kernels.types import PreparedBatch
+from modelfleet_kernels.types import PreparedBatch, RopeTables
 
 
-def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """heads [T, H, D], cos and sin [T, D] -> [T, H, D]. Su et al. 2021, in halves as GPT-NeoX does it."""
-    first, second = heads.float().chunk(2, dim=-1)  # [T, H, D/2] each
-    turned = torch.cat((-second, first), dim=-1)  # [T, H, D]
-    wide = heads.float() * cos.float()[:, None] + turned * sin.float()[:, None]  # [T, H, D]
-    return wide.to(heads.dtype)
+def rotate(heads: Tensor, rope: RopeTables) -> Tensor:
+    """heads [T, H, D] -> [T, H, D]. Su et al. 2021, in halves of the rotated part as GPT-NeoX does it."""
+    width = rope.cos.shape[-1]  # R
+    wide = heads[..., :width].float()  # [T, H, R]
+    first, second = wide.chunk(2, dim=-1)  # [T, H, R/2] each
+    swapped = torch.cat((second, first), dim=-1)  # [T, H, R]
+    turned = wide * rope.cos.float() + swapped * rope.signed_sin.float()  # [T, H, R]
+    return torch.cat((turned.to(heads.dtype), heads[..., width:]), dim=-1)
 
 
-def rope_write_kv(qkv: Tensor, kv_cache: Tensor, prepared: PreparedBatch) -> Tensor:
+def rope_write_kv(qkv: Tensor, kv_cache: Tensor, prepared: PreparedBatch, rope: RopeTables) -> Tensor:
     """qkv [T, (Hq + 2 Hkv) D], kv_cache [N, 2, Hkv, P, D] -> rotated query [T, Hq, D]."""
     batch = prepared.batch
     key_head, value_head = prepared.query_heads, prepared.query_heads + prepared.kv_heads
@@ -26,6 +28,6 @@ def rope_write_kv(qkv: Tensor, kv_cache: Tensor, prepared: PreparedBatch) -> Ten
     value = heads[:, value_head:]  # [T, Hkv, D]
     blocks = batch.slot_mapping // prepared.block_tokens  # [T]
     offsets = batch.slot_mapping % prepared.block_tokens  # [T]
-    kv_cache[blocks, 0, :, offsets] = rotate(key, batch.rope_cos, batch.rope_sin)
+    kv_cache[blocks, 0, :, offsets] = rotate(key, rope)
     kv_cache[blocks, 1, :, offsets] = value
-    return rotate(query, batch.rope_cos, batch.rope_sin)
+    return rotate(query, rope)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from modelfleet_kernels.torch_cpu import attention, gather, linear
-from modelfleet_kernels.types import PackedLinear, PagedBatch, PreparedBatch
+from modelfleet_kernels.types import AttentionForm, PackedLinear, PagedBatch, PreparedBatch, RopeTables
 
 
 class TorchCpuBackend:
@@ -30,17 +30,19 @@ class TorchCpuBackend:
         gate, up = gate_up.chunk(2, dim=-1)  # [T, K] each
         return nn.functional.silu(gate).mul_(up)
 
-    def prepare(self, batch: PagedBatch, kv_cache: Tensor, query_heads: int) -> PreparedBatch:
+    def prepare(
+        self, batch: PagedBatch, kv_cache: Tensor, query_heads: int, windows: frozenset[int | None]
+    ) -> PreparedBatch:
         """Groups rows and computes gather and write indices."""
-        return gather.prepare(batch, kv_cache, query_heads)
+        return gather.prepare(batch, kv_cache, query_heads, windows)
 
-    def rope_write_kv(self, qkv: Tensor, kv_cache: Tensor, prepared: PreparedBatch) -> Tensor:
+    def rope_write_kv(self, qkv: Tensor, kv_cache: Tensor, prepared: PreparedBatch, rope: RopeTables) -> Tensor:
         """[T, (Hq + 2 Hkv) D] -> rotated query [T, Hq, D]."""
-        return attention.rope_write_kv(qkv, kv_cache, _own(prepared))
+        return attention.rope_write_kv(qkv, kv_cache, _own(prepared), rope)
 
-    def paged_attention(self, query: Tensor, kv_cache: Tensor, prepared: PreparedBatch) -> Tensor:
+    def paged_attention(self, query: Tensor, kv_cache: Tensor, prepared: PreparedBatch, form: AttentionForm) -> Tensor:
         """[T, Hq, D] -> [T, Hq * D]."""
-        return attention.paged_attention(query, kv_cache, _own(prepared))
+        return attention.paged_attention(query, kv_cache, _own(prepared), form)
 
 
 def _own(prepared: PreparedBatch) -> gather.GatherBatch:

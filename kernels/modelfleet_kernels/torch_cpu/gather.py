@@ -6,7 +6,7 @@ A cache [N, 2, Hkv, P, D] is seen as rows: [N * 2 * Hkv, P * D] for reading whol
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,58 +50,79 @@ class GatherBatch(PreparedBatch):
     """`PreparedBatch` of the torch_cpu backend."""
 
     write_rows: Tensor  # [T * 2 * Hkv] int64
-    cos: Tensor  # [T, 1, D]
-    signed_sin: Tensor  # [T, 1, D]: the first half negated, so that rotation is x * cos + swap(x) * signed_sin
-    groups: Sequence[RowGroup]
+    groups: Mapping[int | None, Sequence[RowGroup]]  # for each window
 
 
-def prepare(batch: PagedBatch, kv_cache: Tensor, query_heads: int) -> GatherBatch:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    """What one row looks at: blocks no token of it sees (all before its first one's window) are left out."""
+
+    index: int
+    first_token: int  # among the step's
+    query_length: int  # Tq
+    first_block: int  # of its block table
+    unseen: int  # keys at the start of that block that a one-token row does not see
+    kv_length: int  # L, from the first block on
+
+
+def prepare(batch: PagedBatch, kv_cache: Tensor, query_heads: int, windows: frozenset[int | None]) -> GatherBatch:
     """Derives everything above from the batch."""
     _, _, kv_heads, block_tokens, head_dim = kv_cache.shape
     head_rows = torch.arange(2 * kv_heads)  # [2 * Hkv]
     blocks = batch.slot_mapping // block_tokens  # [T]
     offsets = batch.slot_mapping % block_tokens  # [T]
     write_rows = (blocks[:, None] * (2 * kv_heads) + head_rows) * block_tokens + offsets[:, None]  # [T, 2 * Hkv]
-    half = head_dim // 2
-    sin = batch.rope_sin
-    signed_sin = torch.cat((-sin[:, :half], sin[:, half:]), dim=-1)  # [T, D]
+    longest = max(batch.sequence_lengths)
+    # A window that no row has outgrown is none: the layers share one set of groups and masks.
+    effective = {window: None if window is None or window >= longest else window for window in windows}
+    groups = {window: _group_rows(batch, kv_cache, window) for window in set(effective.values())}
     return GatherBatch(
         batch=batch,
         query_heads=query_heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
         block_tokens=block_tokens,
+        windows=windows,
         write_rows=write_rows.view(-1),
-        cos=batch.rope_cos[:, None],
-        signed_sin=signed_sin[:, None],
-        groups=_group_rows(batch, kv_cache),
+        groups={window: groups[effective[window]] for window in windows},
     )
 
 
-def _group_rows(batch: PagedBatch, kv_cache: Tensor) -> list[RowGroup]:
-    first_tokens: list[int] = []
-    token = 0
-    for length in batch.query_lengths:
-        first_tokens.append(token)
-        token += length
-    singles = [row for row, length in enumerate(batch.query_lengths) if length == 1]
-    groups = [
-        _single_token_group(batch, kv_cache, members, first_tokens)
-        for members in _similar_lengths(singles, batch.sequence_lengths, kv_cache)
-    ]
-    for row, length in enumerate(batch.query_lengths):
-        if length > 1:
-            groups.append(_many_token_group(batch, kv_cache, row, first_tokens[row]))
+def _group_rows(batch: PagedBatch, kv_cache: Tensor, window: int | None) -> list[RowGroup]:
+    rows = _rows(batch, block_tokens=kv_cache.shape[3], window=window)
+    singles = [row for row in rows if row.query_length == 1]
+    groups = [_single_token_group(batch, kv_cache, members) for members in _similar_lengths(singles, kv_cache)]
+    groups += [_many_token_group(batch, kv_cache, row, window) for row in rows if row.query_length > 1]
     return groups
 
 
-def _similar_lengths(rows: list[int], lengths: Sequence[int], kv_cache: Tensor) -> list[list[int]]:
+def _rows(batch: PagedBatch, *, block_tokens: int, window: int | None) -> list[_Row]:
+    rows: list[_Row] = []
+    token = 0
+    for index, (query_length, total) in enumerate(zip(batch.query_lengths, batch.sequence_lengths, strict=True)):
+        first_seen = 0 if window is None else max(0, total - query_length + 1 - window)
+        first_block, unseen = divmod(first_seen, block_tokens)
+        rows.append(
+            _Row(
+                index=index,
+                first_token=token,
+                query_length=query_length,
+                first_block=first_block,
+                unseen=unseen,
+                kv_length=total - first_block * block_tokens,
+            )
+        )
+        token += query_length
+    return rows
+
+
+def _similar_lengths(rows: list[_Row], kv_cache: Tensor) -> list[list[_Row]]:
     """Splits rows so that padding to a group's longest at most doubles the work, within the workspace."""
     _, _, kv_heads, block_tokens, head_dim = kv_cache.shape
-    groups: list[list[int]] = []
+    groups: list[list[_Row]] = []
     longest_blocks = 0
-    for row in sorted(rows, key=lambda member: (-lengths[member], member)):
-        blocks = -(-lengths[row] // block_tokens)
+    for row in sorted(rows, key=lambda member: (-member.kv_length, member.index)):
+        blocks = -(-row.kv_length // block_tokens)
         row_elements = 2 * kv_heads * longest_blocks * block_tokens * head_dim
         fits = groups and 2 * blocks >= longest_blocks
         if fits and (len(groups[-1]) + 1) * row_elements <= MAX_GATHERED_ELEMENTS:
@@ -109,49 +130,65 @@ def _similar_lengths(rows: list[int], lengths: Sequence[int], kv_cache: Tensor) 
         else:
             groups.append([row])
             longest_blocks = blocks
-    return [sorted(group) for group in groups]
+    return [sorted(group, key=lambda member: member.index) for group in groups]
 
 
-def _single_token_group(batch: PagedBatch, kv_cache: Tensor, members: list[int], first_tokens: list[int]) -> RowGroup:
-    tokens = [first_tokens[row] for row in members]
-    lengths = [batch.sequence_lengths[row] for row in members]
+def _single_token_group(batch: PagedBatch, kv_cache: Tensor, members: list[_Row]) -> RowGroup:
+    tokens = [row.first_token for row in members]
+    lengths = [row.kv_length for row in members]
+    unseen = [row.unseen for row in members]
     is_adjacent = tokens[-1] - tokens[0] == len(tokens) - 1
     mask: Tensor | None = None
-    if min(lengths) != max(lengths):
-        hidden = torch.arange(max(lengths)) >= torch.tensor(lengths)[:, None]  # [B, L]
-        mask = torch.zeros(hidden.shape, dtype=attention_dtype(kv_cache.dtype)).masked_fill_(hidden, float("-inf"))[
-            :, None, None
-        ]
+    if min(lengths) != max(lengths) or any(unseen):
+        positions = torch.arange(max(lengths))  # [L]
+        hidden = positions >= torch.tensor(lengths)[:, None]  # [B, L]
+        if any(unseen):
+            hidden |= positions < torch.tensor(unseen)[:, None]
+        mask = _additive(hidden, kv_cache.dtype)[:, None, None]
     return RowGroup(
         tokens=slice(tokens[0], tokens[-1] + 1) if is_adjacent else torch.tensor(tokens),
         rows=len(members),
         query_length=1,
-        gather_rows=_gather_rows(batch.block_tables[members], max(lengths), kv_cache),
+        gather_rows=_gather_rows(batch, kv_cache, members),
         kv_length=max(lengths),
         mask=mask,
     )
 
 
-def _many_token_group(batch: PagedBatch, kv_cache: Tensor, row: int, first_token: int) -> RowGroup:
-    query_length, total = batch.query_lengths[row], batch.sequence_lengths[row]
+def _many_token_group(batch: PagedBatch, kv_cache: Tensor, row: _Row, window: int | None) -> RowGroup:
     mask: Tensor | None = None
-    if total > query_length:
-        positions = torch.arange(total)  # [L]
-        hidden = positions[None] > positions[total - query_length :, None]  # [Tq, L]
-        mask = torch.zeros(hidden.shape, dtype=attention_dtype(kv_cache.dtype)).masked_fill_(hidden, float("-inf"))
+    if row.kv_length > row.query_length or window is not None:
+        positions = torch.arange(row.kv_length)  # [L]
+        own = positions[row.kv_length - row.query_length :, None]  # [Tq, 1]
+        hidden = positions > own  # [Tq, L]
+        if window is not None:
+            hidden |= positions <= own - window
+        mask = _additive(hidden, kv_cache.dtype)
     return RowGroup(
-        tokens=slice(first_token, first_token + query_length),
+        tokens=slice(row.first_token, row.first_token + row.query_length),
         rows=1,
-        query_length=query_length,
-        gather_rows=_gather_rows(batch.block_tables[row : row + 1], total, kv_cache),
-        kv_length=total,
+        query_length=row.query_length,
+        gather_rows=_gather_rows(batch, kv_cache, [row]),
+        kv_length=row.kv_length,
         mask=mask,
     )
 
 
-def _gather_rows(tables: Tensor, kv_length: int, kv_cache: Tensor) -> Tensor:
-    """tables [B, M] -> the rows of [N * 2 * Hkv, P * D] in the order [2, B, Hkv, M'], flat."""
+def _additive(hidden: Tensor, cache_dtype: torch.dtype) -> Tensor:
+    """0 where a score counts, -inf where it is hidden."""
+    return torch.zeros(hidden.shape, dtype=attention_dtype(cache_dtype)).masked_fill_(hidden, float("-inf"))
+
+
+def _gather_rows(batch: PagedBatch, kv_cache: Tensor, members: list[_Row]) -> Tensor:
+    """The members' blocks as rows of [N * 2 * Hkv, P * D] in the order [2, B, Hkv, M'], flat."""
     _, _, kv_heads, block_tokens, _ = kv_cache.shape
-    used = tables[:, : -(-kv_length // block_tokens)]  # [B, M']
+    blocks = -(-max(row.kv_length for row in members) // block_tokens)  # M'
+    tables = batch.block_tables[[row.index for row in members]]  # [B, M]
+    if any(row.first_block for row in members):
+        columns = torch.tensor([row.first_block for row in members])[:, None] + torch.arange(blocks)  # [B, M']
+        # Past a shorter row's end any valid block will do.
+        used = tables.gather(1, columns.clamp_(max=tables.shape[1] - 1))  # [B, M']
+    else:
+        used = tables[:, :blocks]  # [B, M']
     head_rows = torch.arange(2 * kv_heads).view(2, 1, kv_heads, 1)
     return (used[None, :, None] * (2 * kv_heads) + head_rows).view(-1)
