@@ -71,6 +71,14 @@ test: ## Everything: check, integration and e2e; what could not run here is list
 	$(MAKE) --no-print-directory e2e
 	@echo; echo "Not run on this machine, and why:"; sort -u $(MODELFLEET_SKIP_REPORT) 2>/dev/null || echo "  nothing: all of it ran"
 
+.PHONY: soak
+soak: setup ## Ten minutes at four times the KV cache: make soak DURATION=600
+	$(PYTHON) -m bench.soak --seconds $(or $(DURATION),600)
+
+.PHONY: bench
+bench: setup ## The engine's speed beside its peers on this machine (25 minutes)
+	$(PYTHON) -m bench.engine
+
 .PHONY: generate
 generate: setup ## Write the CRD and the chart's copy from the pydantic types
 	$(PYTHON) -m modelfleet_api.generate

@@ -1,0 +1,1 @@
+"""Measurements beside other servers, and load tests. Nothing that ships imports it."""
