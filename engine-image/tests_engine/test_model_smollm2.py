@@ -173,7 +173,8 @@ def transformers_logits(model: Any, sequences: list[tuple[int, ...]]) -> list[Te
 
 def last_logits(model_dir: Path, sequences: list[tuple[int, ...]]) -> list[Tensor]:
     """The engine's bfloat16 logits [V] where the last token of each sequence was drawn, one prefill each."""
-    runner = load_runner(engine_config(model_dir, "bfloat16")).runner
+    config = engine_config(model_dir, "bfloat16")
+    runner = load_runner(config).runner
     logits = []
     for sequence in sequences:
         row = ScheduledSequence(
@@ -181,7 +182,7 @@ def last_logits(model_dir: Path, sequences: list[tuple[int, ...]]) -> list[Tenso
             token_ids=sequence[:-1],
             input_from_previous_step=False,
             start_position=0,
-            block_table=tuple(range(8)),
+            block_table=tuple(range(-(-len(sequence) // config.block_tokens))),
             sampling=GREEDY,
         )
         logits.append(runner.logits(StepPlan(step_id=0, sequences=(row,)))[0])
