@@ -37,7 +37,7 @@ class EngineConfig(WireModel):
     prefix_caching: bool = True
     # Prompts are computed in chunks small enough that a step with decodes stays below it; None: whole budgets.
     itl_target_milliseconds: int | None = Field(default=None, ge=1)
-    # Prompt tokens that may wait; None = auto: 256 full steps.
+    # Tokens of work (prompts and expected answers) that may wait; None = auto: 256 full steps.
     max_queued_tokens: int | None = Field(default=None, ge=1)
     # A file with the key of the gateways, read anew when it changes; absent or empty: everybody may ask.
     internal_key_path: str | None = None

@@ -74,6 +74,15 @@ class Engine(ApiModel):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         default="auto", description="Data type of weights and activations; auto: what the checkpoint says."
     )
+    prefix_caching: bool = Field(
+        default=True, description="Whether prompts with an equal beginning share its KV blocks, computed once."
+    )
+    itl_target_milliseconds: int | None = Field(
+        default=None,
+        ge=1,
+        le=60_000,
+        description="Prompts are computed in pieces so small that the time between two tokens stays below this.",
+    )
     env: list[EnvVar] | None = Field(
         default=None,
         max_length=64,

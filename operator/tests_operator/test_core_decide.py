@@ -52,6 +52,10 @@ def test_a_changed_restarted_at_renders_anew_with_the_new_operators_image() -> N
         ({"rollout": {"progressDeadlineSeconds": 60}}, False),
         ({"rollout": {"drainTimeoutSeconds": 60}}, True),
         ({"engine": {"maxNumSeqs": 8}}, True),
+        # The API server writes this default into objects that were stored before the field existed.
+        ({"engine": {"prefixCaching": True}}, False),
+        ({"engine": {"prefixCaching": False}}, True),
+        ({"engine": {"itlTargetMilliseconds": 50}}, True),
         ({"model": {"source": "pvc://models/other"}}, True),
         ({"image": "own/engine:1"}, True),
         ({"podTemplate": {"metadata": {"annotations": {"a": "b"}}}}, True),

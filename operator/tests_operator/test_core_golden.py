@@ -21,6 +21,8 @@ FULL: dict[str, Any] = {
         "maxNumSeqs": 16,
         "maxNumBatchedTokens": 256,
         "dtype": "bfloat16",
+        "prefixCaching": False,
+        "itlTargetMilliseconds": 50,
         "env": [{"name": "OMP_NUM_THREADS", "value": "2"}, {"name": "EMPTY", "value": ""}],
     },
     "resources": {"requests": {"cpu": "1000m", "memory": "2048Mi"}, "limits": {"memory": "4Gi"}},

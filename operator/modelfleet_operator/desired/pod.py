@@ -55,6 +55,7 @@ def desired_engine_config(resource: Resource, spec: LLMDeploymentSpec) -> Engine
         "max_model_len": None if engine.max_model_len == "auto" else engine.max_model_len,
         "max_num_seqs": engine.max_num_seqs,
         "max_num_batched_tokens": engine.max_num_batched_tokens,
+        "itl_target_milliseconds": engine.itl_target_milliseconds,
     }
     return EngineConfig(
         model_path=sources.model_source(spec).path,
@@ -62,6 +63,7 @@ def desired_engine_config(resource: Resource, spec: LLMDeploymentSpec) -> Engine
         canonical_id=names.canonical_id(name=resource.name, namespace=resource.namespace),
         device="cpu" if _gpu_count(spec) == 0 else "cuda",
         dtype=engine.dtype,
+        prefix_caching=engine.prefix_caching,
         tensor_parallel=spec.parallelism.tensor,
         port=names.ENGINE_PORT,
         drain_timeout_seconds=spec.rollout.drain_timeout_seconds,
