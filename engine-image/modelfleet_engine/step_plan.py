@@ -116,6 +116,16 @@ class StepResult:
     prompt_logprobs: Mapping[int, tuple[TokenLogprobs, ...]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfiledStep:
+    """A step measured before the first request, in the terms of the step-time model: the fit starts from it."""
+
+    sequences: int
+    prefill_tokens: int
+    kv_tokens: int
+    seconds: float
+
+
 class Device(Protocol):
     """Runs plans strictly in the order of submission, on its own thread, process or group of processes."""
 
