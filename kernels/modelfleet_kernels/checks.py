@@ -36,9 +36,9 @@ def check_linear(inputs: Tensor, packed: PackedLinear) -> None:
 
 
 def check_norm(inputs: Tensor, weight: Tensor) -> None:
-    """inputs [T, K], weight [K], one dtype."""
-    fits = inputs.dim() == 2 and weight.shape == inputs.shape[1:] and inputs.dtype == weight.dtype
-    _require(fits, f"rms_norm takes [T, K] and [K] of one dtype, got {_show(inputs)} and {_show(weight)}")
+    """inputs [..., K], weight [K] of the same dtype or float32."""
+    fits = inputs.dim() >= 2 and weight.shape == inputs.shape[-1:] and weight.dtype in (inputs.dtype, torch.float32)
+    _require(fits, f"rms_norm takes [..., K] and [K] of that dtype or float32, got {_show(inputs)}, {_show(weight)}")
 
 
 def check_residual(inputs: Tensor, residual: Tensor) -> None:
@@ -47,9 +47,10 @@ def check_residual(inputs: Tensor, residual: Tensor) -> None:
     _require(fits, f"the residual must match the inputs {_show(inputs)}, got {_show(residual)}")
 
 
-def check_silu_mul(gate_up: Tensor) -> None:
+def check_gate_up(gate_up: Tensor) -> None:
     """gate_up [T, 2K]."""
-    _require(gate_up.dim() == 2 and gate_up.shape[1] % 2 == 0, f"silu_mul takes [T, 2K], got {_show(gate_up)}")
+    fits = gate_up.dim() == 2 and gate_up.shape[1] % 2 == 0
+    _require(fits, f"a gated activation takes [T, 2K], got {_show(gate_up)}")
 
 
 def check_output(out: Tensor, result: Tensor) -> None:

@@ -43,7 +43,11 @@ class Kernels:
         return _deliver(self._backend.linear(inputs, packed), out)
 
     def rms_norm(self, inputs: Tensor, weight: Tensor, *, epsilon: float, out: Tensor | None = None) -> Tensor:
-        """inputs [T, K] / sqrt(mean of squares + epsilon) * weight [K]. Zhang & Sennrich 2019."""
+        """inputs [..., K] / sqrt(mean of squares + epsilon) * weight [K]. Zhang & Sennrich 2019.
+
+        Computed in float32 and rounded once to the inputs' dtype. The weight has that dtype or is float32 (Gemma's
+        1 + weight would lose most of its digits in bfloat16). `out` may be `inputs` itself.
+        """
         checks.check_norm(inputs, weight)
         return _deliver(self._backend.rms_norm(inputs, weight, epsilon), out)
 
@@ -58,8 +62,16 @@ class Kernels:
 
     def silu_mul(self, gate_up: Tensor, *, out: Tensor | None = None) -> Tensor:
         """gate_up [T, 2K] = (gate, up) -> silu(gate) * up, [T, K]. May overwrite `gate_up`."""
-        checks.check_silu_mul(gate_up)
+        checks.check_gate_up(gate_up)
         return _deliver(self._backend.silu_mul(gate_up), out)
+
+    def gelu_mul(self, gate_up: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """gate_up [T, 2K] = (gate, up) -> gelu(gate) * up, [T, K], by the tanh formula. May overwrite `gate_up`.
+
+        Hendrycks & Gimpel 2016: gelu(x) = x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))).
+        """
+        checks.check_gate_up(gate_up)
+        return _deliver(self._backend.gelu_mul(gate_up), out)
 
     def prepare(
         self, batch: PagedBatch, kv_cache: Tensor, *, query_heads: int, windows: Iterable[int | None] = (None,)

@@ -102,9 +102,12 @@ class Backend(Protocol):
         """[T, K] -> [T, O]."""
 
     def rms_norm(self, inputs: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        """[T, K] -> [T, K]."""
+        """[..., K] -> [..., K]; the weight may be float32 where the inputs are not."""
 
     def silu_mul(self, gate_up: Tensor) -> Tensor:
+        """[T, 2K] -> [T, K]."""
+
+    def gelu_mul(self, gate_up: Tensor) -> Tensor:
         """[T, 2K] -> [T, K]."""
 
     def prepare(

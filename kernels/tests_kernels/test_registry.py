@@ -86,12 +86,13 @@ def test_ops_refuse_shapes_and_dtypes_outside_their_contract() -> None:
         kernels.linear(torch.zeros((1, 5)), packed)
     with pytest.raises(ContractError, match="out must be"):
         kernels.linear(torch.zeros((1, 6)), packed, out=torch.zeros((1, 3)))
-    with pytest.raises(ContractError, match="of one dtype"):
+    with pytest.raises(ContractError, match="of that dtype or float32"):
         kernels.rms_norm(torch.zeros((1, 5)), torch.zeros(5, dtype=torch.bfloat16), epsilon=1e-5)
     with pytest.raises(ContractError, match="residual"):
         kernels.add_rms_norm(torch.zeros((1, 5)), torch.zeros((2, 5)), torch.zeros(5), epsilon=1e-5)
-    with pytest.raises(ContractError, match="silu_mul"):
-        kernels.silu_mul(torch.zeros((1, 5)))
+    for gated in (kernels.silu_mul, kernels.gelu_mul):
+        with pytest.raises(ContractError, match=r"a gated activation takes \[T, 2K\], got \[1, 5\]"):
+            gated(torch.zeros((1, 5)))
 
 
 def test_a_batch_prepared_by_another_backend_is_refused() -> None:

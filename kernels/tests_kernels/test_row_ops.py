@@ -71,6 +71,22 @@ def test_rms_norm_equals_a_loop_over_rows(
     assert_close(kernels.rms_norm(inputs, weight, epsilon=1e-5, out=out), expected)
 
 
+@pytest.mark.parametrize("weight_dtype", [torch.bfloat16, torch.float32])
+def test_heads_in_the_middle_of_wider_rows_are_normed_in_place(kernels: Kernels, weight_dtype: torch.dtype) -> None:
+    wide = random(5, 7, 16, seed=1, dtype=torch.bfloat16)
+    before, heads = wide.clone(), wide[:, 2:6]
+    weight = 1 + random(16, seed=2, dtype=weight_dtype)
+    kernels.rms_norm(heads, weight, epsilon=1e-6, out=heads)
+    expected = before.float()
+    for token in range(5):
+        for head in range(2, 6):
+            mean = sum(float(value) ** 2 for value in before[token, head]) / 16
+            expected[token, head] *= weight.float() / math.sqrt(mean + 1e-6)
+    assert_close(heads, expected[:, 2:6])
+    assert torch.equal(wide[:, :2], before[:, :2])
+    assert torch.equal(wide[:, 6:], before[:, 6:])
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_add_rms_norm_adds_in_place_and_norms_the_sum(kernels: Kernels, dtype: torch.dtype) -> None:
     inputs, residual = random(3, 10, seed=1, dtype=dtype), random(3, 10, seed=2, dtype=dtype)
@@ -90,3 +106,16 @@ def test_silu_mul_equals_a_loop_over_rows(kernels: Kernels, shape: tuple[int, in
         gate, up = gate_up[row, : shape[1]].float(), gate_up[row, shape[1] :].float()
         expected[row] = gate / (1 + torch.exp(-gate)) * up
     assert_close(kernels.silu_mul(gate_up, out=nan_filled(shape, dtype)), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_gelu_mul_equals_a_loop_over_rows(kernels: Kernels, shape: tuple[int, int], dtype: torch.dtype) -> None:
+    gate_up = random(shape[0], 2 * shape[1], seed=1, dtype=dtype) * 4
+    expected = torch.zeros(shape)
+    for row in range(shape[0]):
+        for column in range(shape[1]):
+            gate, up = float(gate_up[row, column]), float(gate_up[row, shape[1] + column])
+            inner = math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)
+            expected[row, column] = 0.5 * gate * (1 + math.tanh(inner)) * up
+    assert_close(kernels.gelu_mul(gate_up, out=nan_filled(shape, dtype)), expected)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from modelfleet_kernels.reference import linear, paged_attention, rms_norm, rope_write_kv, silu_mul
+from modelfleet_kernels.reference import gelu_mul, linear, paged_attention, rms_norm, rope_write_kv, silu_mul
 from modelfleet_kernels.types import AttentionForm, PackedLinear, PagedBatch, PreparedBatch, RopeTables
 
 
@@ -22,12 +22,16 @@ class ReferenceBackend:
         return linear.linear(inputs, packed)
 
     def rms_norm(self, inputs: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        """[T, K] -> [T, K]."""
+        """[..., K] -> [..., K]."""
         return rms_norm.rms_norm(inputs, weight, epsilon)
 
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         """[T, 2K] -> [T, K]."""
         return silu_mul.silu_mul(gate_up)
+
+    def gelu_mul(self, gate_up: Tensor) -> Tensor:
+        """[T, 2K] -> [T, K]."""
+        return gelu_mul.gelu_mul(gate_up)
 
     def prepare(
         self, batch: PagedBatch, kv_cache: Tensor, query_heads: int, windows: frozenset[int | None]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def rms_norm(inputs: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    """inputs [T, K], weight [K] -> [T, K]."""
-    wide = inputs.float()  # [T, K]
-    scale = torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + epsilon)  # [T, 1]
+    """inputs [..., K], weight [K] -> [..., K]."""
+    wide = inputs.float()  # [..., K]
+    scale = torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + epsilon)  # [..., 1]
     return (wide * scale * weight.float()).to(inputs.dtype)

@@ -22,13 +22,21 @@ class TorchCpuBackend:
         return linear.linear(inputs, packed)
 
     def rms_norm(self, inputs: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        """[T, K] -> [T, K]."""
-        return nn.functional.rms_norm(inputs, weight.shape, weight, epsilon)
+        """[..., K] -> [..., K]."""
+        if weight.dtype == inputs.dtype:
+            return nn.functional.rms_norm(inputs, weight.shape, weight, epsilon)
+        # Torch has no fused norm of two dtypes, and warns.
+        return nn.functional.rms_norm(inputs.to(weight.dtype), weight.shape, weight, epsilon).to(inputs.dtype)
 
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         """[T, 2K] -> [T, K]."""
         gate, up = gate_up.chunk(2, dim=-1)  # [T, K] each
         return nn.functional.silu(gate).mul_(up)
+
+    def gelu_mul(self, gate_up: Tensor) -> Tensor:
+        """[T, 2K] -> [T, K]."""
+        gate, up = gate_up.chunk(2, dim=-1)  # [T, K] each
+        return nn.functional.gelu(gate, approximate="tanh").mul_(up)
 
     def prepare(
         self, batch: PagedBatch, kv_cache: Tensor, query_heads: int, windows: frozenset[int | None]
