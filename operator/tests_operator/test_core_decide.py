@@ -69,6 +69,13 @@ def test_only_what_is_rendered_into_a_pod_makes_a_new_revision(change: dict[str,
     assert (world.status["updateRevision"] != before) is does_roll
 
 
+def test_defaults_that_a_newer_crd_fills_in_write_nothing() -> None:
+    world = Simulator(spec={**GOOD, "engine": {"dtype": "bfloat16"}})
+    world.settle()
+    world.spec = {**GOOD, "engine": {"dtype": "bfloat16", "prefixCaching": True}}
+    assert decide(world.observe(), settings=builders.SETTINGS, now=builders.NOW).is_empty
+
+
 def test_drift_of_a_child_is_repaired_and_nothing_else_is_written() -> None:
     world = settled()
     world.children[("Service", "chat")]["spec"]["selector"] = {"stolen": "yes"}
