@@ -7,22 +7,20 @@ carrying the same `Command`s and `Update`s over a pipe. Must not import torch.
 from __future__ import annotations
 
 import asyncio
-import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from modelfleet_engine.admission import EngineState, QueueLimits, Refusal, WaitingWork, Work, decide, work_of
 from modelfleet_engine.engine import Abort, Close, Engine, EngineStats, Failed, Submit, Update
 from modelfleet_engine.errors import GenerationCutError, RequestError
+from modelfleet_engine.kv_event_hub import KvEventHub
 from modelfleet_engine.load import RequestCounts
 from modelfleet_engine.request import FinishReason, GenerationRequest, StepOutputs
 from modelfleet_engine.scheduler import Scheduler
 from modelfleet_engine.step_plan import Device, TokenLogprobs
-
-# A 429 tells the client to come back within this range.
-MAX_RETRY_AFTER_SECONDS = 60
 
 
 @dataclass(slots=True, kw_only=True)
@@ -94,15 +92,20 @@ class Bridge:
         device: Device,
         scheduler: Scheduler,
         counts: RequestCounts,
-        max_queued: int,
+        queue: QueueLimits,
         on_failure: Callable[[Exception], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._counts = counts
-        self._max_running = scheduler.limits.max_num_seqs
-        self.max_outstanding = self._max_running + max_queued
+        self._limits = queue.admission_limits(
+            max_num_seqs=scheduler.limits.max_num_seqs,
+            max_num_batched_tokens=scheduler.limits.max_num_batched_tokens,
+        )
+        self._block_tokens = scheduler.limits.block_tokens
         self._on_failure = on_failure
         self._live: dict[str, tuple[Generation, int, float]] = {}
+        self._waiting_work = WaitingWork()
+        self.kv_events = KvEventHub()
         self._in_preparation = 0
         self._closed_by: GenerationCutError | None = None
         self.stats = EngineStats(scheduler=scheduler.stats(), computed_tokens=0, busy_seconds=0.0, step_time=None)
@@ -110,6 +113,16 @@ class Bridge:
         # A daemon: a step that hangs must not keep the process from ending.
         self._thread = threading.Thread(target=self._engine.run, name="engine", daemon=True)
         self._thread.start()
+
+    @property
+    def max_outstanding(self) -> int:
+        """How many sequences may run or wait."""
+        return self._limits.max_sequences
+
+    @property
+    def waiting_work(self) -> Work:
+        """What the sequences need that were admitted and are in no step yet."""
+        return self._waiting_work.total
 
     @property
     def outstanding(self) -> int:
@@ -128,7 +141,7 @@ class Bridge:
         Raises:
             RequestError: 429, the queue is full.
         """
-        self._check_room(sequences)
+        self._check_room(Work(sequences=sequences))
         self._in_preparation += sequences
         try:
             yield
@@ -139,15 +152,18 @@ class Bridge:
         """Starts the choices of one call.
 
         Raises:
-            RequestError: 429, the queue is full.
+            RequestError: 429, the queue is full or longer than the call's deadline allows; 504, that has passed.
             GenerationCutError: the engine is gone or the drain has ended.
         """
         batch = tuple(requests)
         if self._closed_by is not None:
             raise self._closed_by
-        self._check_room(len(batch))
-        generation = Generation(self, tuple(request.request_id for request in batch))
         now = time.monotonic()
+        works = work_of(batch, expected_output_tokens=self._counts.output_lengths.mean)
+        deadlines = [request.deadline_seconds - now for request in batch if request.deadline_seconds is not None]
+        self._check_room(sum((work for _, work in works), Work()), seconds_left=min(deadlines, default=None))
+        self._waiting_work.add(works)
+        generation = Generation(self, tuple(request.request_id for request in batch))
         for index, request in enumerate(batch):
             self._live[request.request_id] = (generation, index, now)
         self._engine.send(Submit(requests=batch))
@@ -158,6 +174,7 @@ class Bridge:
         live = tuple(request_id for request_id in request_ids if request_id in self._live)
         for request_id in live:
             del self._live[request_id]
+            self._waiting_work.release(request_id)
         if live:
             self._engine.send(Abort(request_ids=live))
 
@@ -183,24 +200,24 @@ class Bridge:
         """Whether the engine's thread still runs."""
         return self._thread.is_alive()
 
-    def _check_room(self, sequences: int) -> None:
-        taken = len(self._live) + self._in_preparation
-        if taken + sequences > self.max_outstanding:
-            self._counts.count_refused("queue_full")
-            raise RequestError(
-                f"The queue is full: at most {self.max_outstanding} sequences may run or wait, "
-                f"{taken} do and {sequences} more were asked for.",
-                status=429,
-                code="queue_full",
-                retry_after_seconds=self._retry_after_seconds(),
-            )
-
-    def _retry_after_seconds(self) -> int:
-        """About when a place in the queue gets free: mean request duration over the running places."""
-        duration = self._counts.duration
-        finished = sum(duration.counts)
-        mean_seconds = duration.total / finished if finished else 1.0
-        return min(MAX_RETRY_AFTER_SECONDS, max(1, math.ceil(mean_seconds / self._max_running)))
+    def _check_room(self, call: Work, *, seconds_left: float | None = None) -> None:
+        state = EngineState(
+            outstanding=len(self._live) + self._in_preparation,
+            waiting=self._waiting_work.total,
+            kv_tokens=self.stats.scheduler.kv_blocks_used * self._block_tokens,
+            step_time=self.stats.step_time,
+        )
+        decision = decide(call, state, self._limits, seconds_left=seconds_left)
+        if decision.refusal is None:
+            return
+        self._counts.count_refused(decision.refusal.value)
+        is_late = decision.refusal is Refusal.DEADLINE_EXCEEDED
+        raise RequestError(
+            decision.message,
+            status=504 if is_late else 429,
+            code=decision.refusal.value,
+            retry_after_seconds=None if is_late else decision.retry_after_seconds,
+        )
 
     def _publish(self, message: Update | Failed) -> None:
         """Called on the engine's thread: hands the message to the event loop, which may be gone already."""
@@ -213,7 +230,10 @@ class Bridge:
             self._on_failure(message.error)
             return
         self.stats = message.stats
+        if message.kv_events is not None:
+            self.kv_events.publish(message.kv_events)
         for admission in message.admitted:
+            self._waiting_work.release(admission.request_id)
             entry = self._live.get(admission.request_id)
             if entry is not None:
                 generation, index, submitted_seconds = entry
@@ -234,5 +254,6 @@ class Bridge:
                 if request_id in outputs.logprobs:
                     news.logprobs.append(outputs.logprobs[request_id])
         for request_id, reason in outputs.finish_reasons.items():
+            self._waiting_work.release(request_id)
             if (entry := self._live.pop(request_id, None)) is not None:
                 entry[0].news_of(entry[1]).finish_reason = reason

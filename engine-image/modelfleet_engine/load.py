@@ -43,6 +43,12 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += count
         self.total += value * count
 
+    @property
+    def mean(self) -> float | None:
+        """Of all values so far; None before the first."""
+        count = sum(self.counts)
+        return self.total / count if count else None
+
     def snapshot(self) -> HistogramSnapshot:
         """A frozen copy for the wire: counts are per bucket, not cumulative."""
         return HistogramSnapshot(upper_bounds=self.bounds, counts=tuple(self.counts), sum=self.total)

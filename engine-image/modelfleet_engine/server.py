@@ -21,6 +21,7 @@ import uvloop
 from aiohttp import web
 from modelfleet_api.engine_config import EngineConfig
 
+from modelfleet_engine.admission import QueueLimits
 from modelfleet_engine.bridge import Bridge
 from modelfleet_engine.drain import FLUSH_SECONDS, Drain
 from modelfleet_engine.errors import (
@@ -169,7 +170,10 @@ class Server:
             device=loaded.device,
             scheduler=scheduler,
             counts=self._serving.counts,
-            max_queued=max(MINIMUM_QUEUE, QUEUE_PER_SLOT * self._config.max_num_seqs),
+            queue=QueueLimits(
+                sequences=max(MINIMUM_QUEUE, QUEUE_PER_SLOT * self._config.max_num_seqs),
+                tokens=self._config.max_queued_tokens,
+            ),
             on_failure=self._fail,
         )
         return ReadyModel(

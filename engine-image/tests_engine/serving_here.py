@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from modelfleet_api.engine_config import EngineConfig
+from modelfleet_engine.admission import QueueLimits
 from modelfleet_engine.bridge import Bridge
 from modelfleet_engine.drain import Drain
 from modelfleet_engine.load import RequestCounts
@@ -44,7 +45,7 @@ async def serving_here(directory: Path, *, vocab_size: int = VOCAB_SIZE) -> Asyn
         ),
         scheduler=Scheduler(limits),
         counts=counts,
-        max_queued=MAX_OUTSTANDING - limits.max_num_seqs,
+        queue=QueueLimits(sequences=MAX_OUTSTANDING - limits.max_num_seqs),
         on_failure=lambda error: pytest.fail(str(error)),
     )
     model = ReadyModel(

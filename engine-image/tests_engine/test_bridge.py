@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+from modelfleet_engine.admission import QueueLimits
 from modelfleet_engine.bridge import Bridge, Generation
 from modelfleet_engine.errors import GenerationCutError, RequestError
 from modelfleet_engine.load import RequestCounts
@@ -34,13 +35,17 @@ def _device(
 
 @asynccontextmanager
 async def _bridge(
-    device: FakeDevice, *, max_queued: int = 4, on_failure: Callable[[Exception], None] | None = None
+    device: FakeDevice,
+    *,
+    max_queued: int = 4,
+    max_queued_tokens: int | None = None,
+    on_failure: Callable[[Exception], None] | None = None,
 ) -> AsyncIterator[Bridge]:
     bridge = Bridge(
         device=device,
         scheduler=Scheduler(limits(seqs=2)),
         counts=RequestCounts(),
-        max_queued=max_queued,
+        queue=QueueLimits(sequences=max_queued, tokens=max_queued_tokens),
         on_failure=on_failure or (lambda error: pytest.fail(str(error))),
     )
     try:
