@@ -50,6 +50,8 @@ class Generation:
         self._error: GenerationCutError | None = None
         # Prompt tokens found in the prefix cache, by choice; known before the choice's first token.
         self.cached_tokens: dict[int, int] = {}
+        # From the submission until the first choice was in a step; None before that.
+        self.queue_seconds: float | None = None
 
     async def next_tokens(self) -> tuple[ChoiceTokens, ...]:
         """All that came since the last call, at least one choice's. Raises GenerationCutError if it was cut."""
@@ -238,7 +240,10 @@ class Bridge:
             if entry is not None:
                 generation, index, submitted_seconds = entry
                 generation.cached_tokens[index] = admission.cached_tokens
-                self._counts.queue_time.observe(max(0.0, message.at_seconds - submitted_seconds))
+                queue_seconds = max(0.0, message.at_seconds - submitted_seconds)
+                self._counts.queue_time.observe(queue_seconds)
+                if generation.queue_seconds is None:
+                    generation.queue_seconds = queue_seconds
         self._deliver_outputs(message.outputs, at_seconds=message.at_seconds)
 
     def _deliver_outputs(self, outputs: StepOutputs, *, at_seconds: float) -> None:

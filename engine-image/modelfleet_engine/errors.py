@@ -89,9 +89,12 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    """The error in one line: users' errors as written, bugs with their type."""
+    """The error in one line: users' errors as written, out of memory in these words, bugs with their type."""
     text = " ".join(str(error).split())
-    return text if isinstance(error, ModelError) else f"{type(error).__name__}: {text}".rstrip(": ")
+    if isinstance(error, ModelError):
+        return text
+    line = f"{type(error).__name__}: {text}".rstrip(": ")
+    return f"out of memory: {line}" if _is_out_of_memory(error) else line
 
 
 def write_termination_message(message: str) -> None:

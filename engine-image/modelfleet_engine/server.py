@@ -27,17 +27,20 @@ from modelfleet_engine.drain import FLUSH_SECONDS, Drain
 from modelfleet_engine.errors import (
     ExitCode,
     GenerationCutError,
+    ModelError,
     exit_code_of,
     one_line,
     write_termination_message,
 )
 from modelfleet_engine.http.app import build_app
+from modelfleet_engine.internal_key import InternalKey
 from modelfleet_engine.logs import configure_logging, log_event, log_failure
 from modelfleet_engine.scheduler import Scheduler, SchedulerLimits
 from modelfleet_engine.serving import PHASE_READY, LoadedDevice, ReadyModel, Serving
 from modelfleet_engine.settings import ServeOptions
 from modelfleet_engine.step_plan import WARM_UP_TOKENS
 from modelfleet_engine.tokenizer import ModelTokenizer
+from modelfleet_engine.tracing import Tracer
 
 # Beyond what /health already calls stuck: nobody restarted us, so the process ends by itself.
 HUNG_STEP_SECONDS = 120.0
@@ -83,6 +86,7 @@ class Server:
                 drain_seconds=options.config.drain_timeout_seconds,
             ),
             tokenizer_pool=ThreadPoolExecutor(max_workers=2, thread_name_prefix="tokenizer"),
+            internal_key=InternalKey(options.config.internal_key_path),
         )
         self._outcome: asyncio.Future[ExitCode] | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -90,6 +94,10 @@ class Server:
     async def run(self) -> ExitCode:
         """Opens the port, starts loading, and waits for the end."""
         loop = asyncio.get_running_loop()
+        try:
+            self._configure_access()
+        except ModelError as error:
+            return self._explain(error)
         self._outcome = loop.create_future()
         loop.add_signal_handler(signal.SIGTERM, self._on_terminate)
         loop.add_signal_handler(signal.SIGINT, self._on_interrupt)
@@ -110,9 +118,28 @@ class Server:
             for task in self._tasks:
                 task.cancel()
             if self._serving.model is not None:
+                self._serving.model.bridge.kv_events.close()
                 self._serving.model.bridge.close()
             await runner.cleanup()
             self._serving.tokenizer_pool.shutdown(wait=False)
+            await self._flush_traces()
+
+    def _configure_access(self) -> None:
+        """Who may ask, and where traces go. Raises ModelError where the configuration cannot be honoured."""
+        self._serving.internal_key.check_readable()
+        if self._config.otlp_endpoint is not None:
+            self._serving.tracer = Tracer(self._config.otlp_endpoint)
+
+    async def _flush_traces(self) -> None:
+        """Sends the last spans, for as long as clients of cut requests would get: a collector may be gone too."""
+        tracer = self._serving.tracer
+        if tracer is None:
+            return
+        try:
+            async with asyncio.timeout(FLUSH_SECONDS):
+                await _in_daemon_thread(tracer.shutdown)
+        except TimeoutError:
+            log_event("traces_dropped", endpoint=self._config.otlp_endpoint)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -209,6 +236,7 @@ class Server:
         elif not self._serving.drain.is_draining:
             self._serving.drain.is_draining = True
             log_event("draining", in_flight=self._serving.drain.in_flight)
+            self._serving.model.bridge.kv_events.close()
             self._spawn(self._drain())
 
     def _on_interrupt(self) -> None:

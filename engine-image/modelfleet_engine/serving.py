@@ -13,9 +13,11 @@ from modelfleet_api.protocol import Load, LoadCounters
 
 from modelfleet_engine.bridge import Bridge
 from modelfleet_engine.drain import Drain
+from modelfleet_engine.internal_key import InternalKey
 from modelfleet_engine.load import RequestCounts
 from modelfleet_engine.step_plan import Device
 from modelfleet_engine.tokenizer import ModelTokenizer
+from modelfleet_engine.tracing import Tracer
 
 # A step that takes longer than this, and than so many full steps of this model, makes /health fail, so that the
 # kubelet restarts the pod. A large model on a small CPU may take minutes for one step and be well.
@@ -23,6 +25,12 @@ STUCK_STEP_SECONDS = 30.0
 STUCK_FULL_STEPS = 20
 
 PHASE_READY = "ready"
+
+# A request's body may have so many bytes for each token of the context: four times what English takes, escaped as
+# \uXXXX throughout. At least room for a batch of prompts; at most what is still parsed in about a third of a second.
+BODY_BYTES_PER_TOKEN = 64
+MIN_BODY_BYTES = 4 * 1024 * 1024
+MAX_BODY_BYTES = 32 * 1024 * 1024
 
 
 class LoadedDevice(Protocol):
@@ -73,6 +81,8 @@ class Serving:
     # Off the event loop; two threads, so that one huge prompt does not hold up every other.
     tokenizer_pool: ThreadPoolExecutor
     counts: RequestCounts = field(default_factory=RequestCounts)
+    internal_key: InternalKey = field(default_factory=lambda: InternalKey(None))
+    tracer: Tracer | None = None
     phase: str = "starting"
     start_phases: dict[str, float] = field(default_factory=dict)
     model: ReadyModel | None = None
@@ -94,6 +104,12 @@ class Serving:
         canonical = self.config.canonical_id
         names = (self.config.served_model_name,)
         return names if canonical is None or canonical in names else (*names, canonical)
+
+    @property
+    def max_body_bytes(self) -> int:
+        """The longest body that is read: derived from the context, bounded both ways."""
+        context_tokens = 0 if self.model is None else self.model.max_model_len
+        return min(MAX_BODY_BYTES, max(MIN_BODY_BYTES, BODY_BYTES_PER_TOKEN * context_tokens))
 
     def unhealthy_reason(self) -> str | None:
         """Why the process should be restarted; None while it is well (loading is well)."""

@@ -36,6 +36,8 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
         ("max_num_batched_tokens", "TOKENS", "tokens computed in one step"),
         ("block_tokens", "TOKENS", "tokens in one KV block"),
         ("kv_cache_bytes", "BYTES", "size of the KV cache (default: what memory allows)"),
+        ("itl_target_milliseconds", "MS", "cut prompts so that the time between tokens stays below (default: off)"),
+        ("max_queued_tokens", "TOKENS", "prompts and expected answers that may wait (default: 256 full steps)"),
         ("drain_timeout_seconds", "SECONDS", "how long running requests may take after SIGTERM"),
         ("accept_after_sigterm_seconds", "SECONDS", "how long new requests are still accepted after SIGTERM"),
     ):  # fmt: skip
@@ -50,6 +52,25 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default=argparse.SUPPRESS, help="where to compute (default: auto)"
+    )
+    parser.add_argument(
+        "--no-prefix-caching",
+        dest="prefix_caching",
+        action="store_false",
+        default=argparse.SUPPRESS,
+        help="compute every prompt in full, even where another began alike",
+    )
+    parser.add_argument(
+        "--internal-key-path",
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help="a file with the keys of which requests must show one (default: everybody may ask)",
+    )
+    parser.add_argument(
+        "--otlp-endpoint",
+        metavar="URL",
+        default=argparse.SUPPRESS,
+        help="an OpenTelemetry collector, such as http://collector:4318 (default: no traces)",
     )
     parser.add_argument(
         "--served-model-name",

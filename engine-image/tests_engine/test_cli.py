@@ -53,14 +53,22 @@ def test_flags_and_file_give_the_same_configuration(tmp_path: Path) -> None:
         "dtype": "float32",
         "device": "cpu",
         "served_model_name": "short",
+        "itl_target_milliseconds": 40,
+        "max_queued_tokens": 9000,
+        "internal_key_path": "/run/key",
+        "otlp_endpoint": "http://collector:4318",
     }
+    # What the operator alone sets, and what has a flag without a value.
+    assert set(EngineConfig.model_fields) - set(flags) == {
+        "version", "model_path", "canonical_id", "tensor_parallel", "prefix_caching",
+    }  # fmt: skip
     given = [word for name, value in flags.items() for word in ("--" + name.replace("_", "-"), str(value))]
 
-    from_flags = _parse(str(tmp_path), *given)
+    from_flags = _parse(str(tmp_path), *given, "--no-prefix-caching")
     file = tmp_path / "engine.json"
     file.write_text(from_flags.config.to_json(), encoding="utf-8")
 
-    assert from_flags.config == EngineConfig(model_path=str(tmp_path), **flags)
+    assert from_flags.config == EngineConfig(model_path=str(tmp_path), prefix_caching=False, **flags)
     assert _parse("--config", str(file)).config == from_flags.config
 
 
@@ -138,7 +146,7 @@ def test_what_torchs_cpu_allocator_really_raises_is_out_of_memory() -> None:
 def test_an_error_is_told_in_one_line() -> None:
     assert one_line(ModelError("a\n  b")) == "a b"
     assert one_line(ValueError("a\nb")) == "ValueError: a b"
-    assert one_line(MemoryError()) == "MemoryError"
+    assert one_line(MemoryError()) == "out of memory: MemoryError"
 
 
 def test_nothing_heavy_is_imported_before_the_sigterm_handler_is_in_place() -> None:

@@ -172,6 +172,7 @@ def test_a_device_out_of_memory_has_its_own_exit_code(directory: Path) -> None:
         answer = server.post("/v1/completions", {"model": "tiny", "prompt": "a", "max_tokens": 9})
         assert server.wait() == 4
 
+    assert server.stderr == "modelfleet-engine: out of memory: MemoryError\n"
     assert (answer.status, answer.json()["error"]["code"]) == (500, "engine_failed")
 
 

@@ -266,10 +266,10 @@ def test_a_wrong_route_is_an_openai_shaped_error(server: ServerProcess, method_a
 
 
 def test_a_body_that_is_too_large_is_refused_unread(server: ServerProcess) -> None:
-    answer = server.post("/v1/completions", b"x" * (8 * 1024 * 1024 + 1))
+    answer = server.post("/v1/completions", b"x" * (4 * 1024 * 1024 + 1))
 
     assert answer.status == 413
-    assert "larger than 8388608 bytes" in answer.json()["error"]["message"]
+    assert "larger than 4194304 bytes" in answer.json()["error"]["message"]
 
 
 def test_a_refusal_of_the_template_is_the_clients_error(client: openai.OpenAI) -> None:

@@ -7,25 +7,32 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 from aiohttp import web
-from modelfleet_api.protocol import HEADER_DRAINING, HEADER_REQUEST_ID
+from modelfleet_api.protocol import HEADER_KEY, HEADER_REQUEST_ID
 
 from modelfleet_engine.errors import GenerationCutError, RequestError
-from modelfleet_engine.http import health, openai
-from modelfleet_engine.http.errors import cut_response, request_error_response, server_error_response
+from modelfleet_engine.http import health, kv_events, openai
+from modelfleet_engine.http.errors import (
+    DRAINING_CODE,
+    cut_response,
+    draining_response,
+    key_error,
+    request_error_response,
+    server_error_response,
+)
 from modelfleet_engine.http.keys import METRICS, SERVING
 from modelfleet_engine.http.record import RECORD, RequestRecord
 from modelfleet_engine.logs import log_failure
 from modelfleet_engine.metrics import Metrics
-from modelfleet_engine.serving import Serving
+from modelfleet_engine.serving import MAX_BODY_BYTES, Serving
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-# A prompt of a million tokens is about this long; beyond it a body only blocks the event loop.
-MAX_BODY_BYTES = 8 * 1024 * 1024
 # nginx's number for "the client went away": it never reaches anybody, it is for the log.
 STATUS_CLIENT_CLOSED = 499
-# Neither logged nor counted nor drained.
-PROBE_PATHS = frozenset({"/health", "/ready", "/metrics", "/load"})
+# For the kubelet and Prometheus: open to everybody, whatever the key.
+PROBE_PATHS = frozenset({"/health", "/ready", "/metrics"})
+# For gateways and the autoscaler, all the time: behind the key, but neither logged nor counted nor drained.
+REPORT_PATHS = frozenset({"/load", "/kv-events"})
 
 
 def build_app(serving: Serving) -> web.Application:
@@ -39,6 +46,7 @@ def build_app(serving: Serving) -> web.Application:
             web.get("/ready", health.ready),
             web.get("/metrics", health.metrics),
             web.get("/load", health.load),
+            web.get("/kv-events", kv_events.kv_events),
             web.get("/v1/models", openai.models),
             web.get("/v1/models/{name:.+}", openai.model),
             web.post("/v1/chat/completions", openai.chat_completions),
@@ -54,6 +62,9 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     if request.path in PROBE_PATHS:
         return await handler(request)
     serving = request.app[SERVING]
+    if request.path in REPORT_PATHS:
+        is_admitted = serving.internal_key.admits(request.headers.get(HEADER_KEY))
+        return await handler(request) if is_admitted else request_error_response(key_error())
     record = RequestRecord.of(request)
     request[RECORD] = record
     with serving.drain.request():
@@ -70,6 +81,8 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
                 await response.write_eof()
         finally:
             record.log(status=status)
+            if serving.tracer is not None:
+                record.trace(serving.tracer, request.headers, status=status)
     return response
 
 
@@ -79,7 +92,12 @@ async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse
     serving = request.app[SERVING]
     try:
         if serving.drain.is_refusing:
-            return _draining_response(serving, record)
+            serving.counts.count_refused("draining")
+            record.error_code = DRAINING_CODE
+            return draining_response()
+        if not serving.internal_key.admits(request.headers.get(HEADER_KEY)):
+            serving.counts.count_refused("unauthorized")
+            raise key_error()
         return await handler(request)
     except RequestError as error:
         record.error_code = error.code
@@ -92,7 +110,7 @@ async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse
         # aiohttp's own: no such route, wrong method, body too large.
         message = f"{HTTPStatus(error.status).phrase}: {request.method} {request.path}"
         if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-            message = f"The request body is larger than {MAX_BODY_BYTES} bytes."
+            message = f"The request body is larger than {serving.max_body_bytes} bytes."
         return request_error_response(RequestError(message, status=error.status, code="http_error"))
     except (asyncio.CancelledError, ConnectionResetError):
         raise
@@ -100,19 +118,3 @@ async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse
         log_failure(f"request {record.request_id} failed", error)
         record.error_code = "internal_error"
         return server_error_response()
-
-
-def _draining_response(serving: Serving, record: RequestRecord) -> web.Response:
-    """Tells routers to try elsewhere: this engine ends soon, the request was not begun."""
-    serving.counts.count_refused("draining")
-    record.error_code = "engine_draining"
-    response = request_error_response(
-        RequestError(
-            "This engine is shutting down; retry elsewhere.",
-            status=503,
-            code="engine_draining",
-            retry_after_seconds=1,
-        )
-    )
-    response.headers[HEADER_DRAINING] = "1"
-    return response

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import orjson
 from aiohttp import web
+from modelfleet_api.protocol import HEADER_DRAINING, HEADER_KEY
 
 from modelfleet_engine.errors import GenerationCutError, RequestError
 
 SERVER_ERROR = "server_error"
 INTERNAL_ERROR_MESSAGE = "Internal server error."
 INTERNAL_ERROR_CODE = "internal_error"
+DRAINING_CODE = "engine_draining"
 
 
 def error_body(*, message: str, error_type: str, param: str | None = None, code: str | None = None) -> bytes:
@@ -40,3 +42,30 @@ def server_error_response() -> web.Response:
     """The answer to a bug of ours; the details are in the log, under the request's id."""
     body = error_body(message=INTERNAL_ERROR_MESSAGE, error_type=SERVER_ERROR, code=INTERNAL_ERROR_CODE)
     return web.Response(status=500, body=body, content_type="application/json")
+
+
+def draining_response() -> web.Response:
+    """Tells routers to try elsewhere: this engine ends soon, the request was not begun."""
+    response = request_error_response(
+        RequestError(
+            "This engine is shutting down; retry elsewhere.", status=503, code=DRAINING_CODE, retry_after_seconds=1
+        )
+    )
+    response.headers[HEADER_DRAINING] = "1"
+    return response
+
+
+def model_loading_error(phase: str) -> RequestError:
+    """Not yet: the model is still loading."""
+    return RequestError(
+        f"The model is not loaded yet (phase: {phase}).", status=503, code="model_loading", retry_after_seconds=1
+    )
+
+
+def key_error() -> RequestError:
+    """Whoever asks has not shown the key of the gateways."""
+    return RequestError(
+        f"This engine answers its gateways only: the header {HEADER_KEY} is missing or wrong.",
+        status=401,
+        code="invalid_api_key",
+    )

@@ -1,4 +1,4 @@
-"""Probes and reports: /health, /ready, /metrics, /load. Never touched by authentication or the queue."""
+"""Probes and reports: /health, /ready, /metrics, /load. The queue never touches them, the key only /load."""
 
 from __future__ import annotations
 

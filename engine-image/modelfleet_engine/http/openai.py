@@ -9,11 +9,14 @@ import orjson
 from aiohttp import web
 from modelfleet_api.protocol import HEADER_REQUEST_ID
 
-from modelfleet_engine.errors import RequestError
+from modelfleet_engine.errors import GenerationCutError, RequestError
 from modelfleet_engine.http import calls
+from modelfleet_engine.http.call import Call
+from modelfleet_engine.http.errors import model_loading_error
 from modelfleet_engine.http.generation import RunningCall
+from modelfleet_engine.http.headers import CallHeaders, read_call_headers
 from modelfleet_engine.http.keys import SERVING
-from modelfleet_engine.http.record import RECORD
+from modelfleet_engine.http.record import RECORD, RequestRecord
 from modelfleet_engine.http.responses import AnswerFormat, ChatFormat, CompletionFormat
 from modelfleet_engine.http.schema import ChatCompletionBody, CompletionBody, SamplingBody
 from modelfleet_engine.http.stream import write_stream, write_whole
@@ -21,17 +24,17 @@ from modelfleet_engine.http.validate import parse_body
 from modelfleet_engine.serving import ReadyModel, Serving
 
 Body = TypeVar("Body", bound=SamplingBody)
-MakeCall = Callable[[Serving, ReadyModel, Body], Awaitable[calls.Call]]
+MakeCall = Callable[[Serving, ReadyModel, Body, CallHeaders], Awaitable[Call]]
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """`POST /v1/chat/completions`."""
-    return await _complete(request, ChatCompletionBody, calls.chat_call, ChatFormat())
+    return await _complete(request, ChatCompletionBody, calls.chat_call, ChatFormat)
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
     """`POST /v1/completions`."""
-    return await _complete(request, CompletionBody, calls.completion_call, CompletionFormat())
+    return await _complete(request, CompletionBody, calls.completion_call, CompletionFormat)
 
 
 async def models(request: web.Request) -> web.Response:
@@ -50,51 +53,69 @@ async def model(request: web.Request) -> web.Response:
 
 
 async def _complete(
-    request: web.Request, body_type: type[Body], make_call: MakeCall[Body], answer: AnswerFormat
+    request: web.Request, body_type: type[Body], make_call: MakeCall[Body], format_type: type[AnswerFormat]
 ) -> web.StreamResponse:
     """Parse, prepare, run, answer."""
     serving = request.app[SERVING]
     record = request[RECORD]
-    ready = _ready_model(serving)
-    body = parse_body(await _read(request), body_type)
+    ready = ready_model(serving)
+    body = parse_body(await read_body(request), body_type)
+    headers = read_call_headers(request.headers, arrived_seconds=record.arrived_seconds)
     record.model = body.model
     calls.check_model(serving, body.model)
-    call = await make_call(serving, ready, body)
-    record.prompt_tokens = call.prompt_tokens
+    call = await make_call(serving, ready, body, headers)
+    _note_call(record, call)
+    answer = format_type(call, ready.tokenizer)
     with RunningCall(call, ready, serving.counts, arrived_seconds=record.arrived_seconds) as running:
         try:
-            if not call.is_stream:
-                return await write_whole(running, answer)
+            if not call.options.is_stream:
+                return await write_whole(request, running, answer)
             response = web.StreamResponse(headers={HEADER_REQUEST_ID: record.request_id})
             if serving.drain.is_draining:
                 response.force_close()
             cut = await write_stream(request, response, running, answer)
         finally:
-            record.completion_tokens = running.completion_tokens
-            record.time_to_first_token_seconds = running.first_token_seconds
+            _note_answer(record, running)
     if cut is not None:
         record.error_code = cut.code
-        serving.counts.cut += 1
+        # A deadline of its own is the request's end, not ours.
+        serving.counts.cut += isinstance(cut, GenerationCutError)
     return response
 
 
-async def _read(request: web.Request) -> bytes:
+def _note_call(record: RequestRecord, call: Call) -> None:
+    first = call.requests[0]
+    record.choices = len(call.requests)
+    record.max_tokens = first.max_tokens
+    record.temperature = first.sampling.temperature
+    record.top_p = first.sampling.top_p
+    record.priority = first.priority
+    if first.deadline_seconds is not None:
+        record.timeout_seconds = first.deadline_seconds - record.arrived_seconds
+    record.prompt_tokens = call.prompt_tokens
+
+
+def _note_answer(record: RequestRecord, running: RunningCall) -> None:
+    record.cached_tokens = running.cached_tokens
+    record.completion_tokens = running.completion_tokens
+    record.finish_reasons = running.finish_reasons
+    record.queue_seconds = running.queue_seconds
+    record.time_to_first_token_seconds = running.first_token_seconds
+
+
+async def read_body(request: web.Request) -> bytes:
     """The whole body. Raises RequestError 400 if it is not what its headers say, such as gzip."""
     try:
-        return await request.read()
+        return await request.clone(client_max_size=request.app[SERVING].max_body_bytes).read()
     except web.RequestPayloadError as error:
         reason = " ".join(str(error).split())
         raise RequestError(f"The request body cannot be read: {reason}", code="invalid_body") from error
 
 
-def _ready_model(serving: Serving) -> ReadyModel:
+def ready_model(serving: Serving) -> ReadyModel:
+    """The model, or RequestError 503 while there is none yet."""
     if serving.model is None:
-        raise RequestError(
-            f"The model is not loaded yet (phase: {serving.phase}).",
-            status=503,
-            code="model_loading",
-            retry_after_seconds=1,
-        )
+        raise model_loading_error(serving.phase)
     return serving.model
 
 
