@@ -66,21 +66,32 @@ class ChatTemplate:
         except jinja2.TemplateSyntaxError as error:
             raise ModelError(f"the model's chat template is not valid jinja2: {error}") from error
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> str:
         """The prompt for these messages, ending where the assistant's answer begins.
+
+        `arguments` are further names for the template; those below are not theirs to set.
 
         Raises:
             RequestError: the template refuses the conversation.
         """
+        names = {
+            **(arguments or {}),
+            **self._special_tokens,
+            "messages": list(messages),
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+        }
         try:
-            return self._template.render(
-                messages=list(messages),
-                tools=None,
-                documents=None,
-                add_generation_prompt=True,
-                **self._special_tokens,
-            )
-        except (jinja2.TemplateError, TypeError) as error:
+            return self._template.render(names)
+        # The template is data and so are its arguments: whatever it raises is about this conversation.
+        except Exception as error:
             raise RequestError(
                 f"The model's chat template refuses these messages: {error}",
                 param="messages",

@@ -34,6 +34,10 @@ class IncrementalDetokenizer:
             return ""
         return self._emit(text)
 
+    def feed_all(self, token_ids: Sequence[int]) -> str:
+        """`feed` of each token in turn, in one piece."""
+        return "".join([self.feed(token_id) for token_id in token_ids])
+
     def flush(self) -> str:
         """What is still held back, at the end: possibly a replacement character for a cut one."""
         if self._emitted == len(self._window):
@@ -59,19 +63,23 @@ class StopStrings:
     Text that could be the beginning of a stop string is held back until it is certain that it is not.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], *, include_stop: bool = False) -> None:
         self._stops = tuple(stops)
+        self._include_stop = include_stop
         self._held = ""
+        # The stop string that ended the text.
+        self.found: str | None = None
 
     def feed(self, text: str) -> tuple[str, bool]:
         """The text that may go out now, and whether a stop string was found (then that is the last of it)."""
         if not self._stops:
             return text, False
         buffer = self._held + text
-        found = [position for stop in self._stops if (position := buffer.find(stop)) >= 0]
+        found = [(position, stop) for stop in self._stops if (position := buffer.find(stop)) >= 0]
         if found:
+            position, self.found = min(found)
             self._held = ""
-            return buffer[: min(found)], True
+            return buffer[: position + (len(self.found) if self._include_stop else 0)], True
         keep = max(_partial_match(buffer, stop) for stop in self._stops)
         self._held = buffer[len(buffer) - keep :]
         return buffer[: len(buffer) - keep], False

@@ -6,6 +6,7 @@ Calls may come from any thread: encoding releases the GIL and belongs off the ev
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from modelfleet_engine.chat_template import ChatTemplate
 from modelfleet_engine.detokenizer import IncrementalDetokenizer
 from modelfleet_engine.errors import ModelError, RequestError
 from modelfleet_engine.model_files import SamplingDefaults, read_model_files
+from modelfleet_engine.token_bytes import TokenBytes
 
 
 class ModelTokenizer:
@@ -35,6 +37,7 @@ class ModelTokenizer:
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
         # Characters; a text of n tokens is at most n times as long.
         self.longest_token_characters = max(map(len, vocabulary), default=1)
+        self._token_bytes = TokenBytes(self._tokenizer)
         files = read_model_files(directory)
         self.defaults: SamplingDefaults = files.defaults
         eos_text = files.special_tokens.get("eos_token")
@@ -51,11 +54,18 @@ class ModelTokenizer:
         """Ids the tokenizer knows, added tokens included."""
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
-    def encode(self, text: str) -> tuple[int, ...]:
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> tuple[int, ...]:
         """Token ids of plain text, with the special tokens the model's tokenizer adds (such as BOS)."""
-        return tuple(self._tokenizer.encode(text, add_special_tokens=True).ids)
+        return tuple(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+    def encode_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        add_special_tokens: bool = False,
+        template_arguments: Mapping[str, Any] | None = None,
+    ) -> tuple[int, ...]:
         """Token ids of a conversation; the template writes every special token itself.
 
         Raises:
@@ -67,13 +77,30 @@ class ModelTokenizer:
                 param="messages",
                 code="no_chat_template",
             )
-        text = self._template.render(messages)
-        return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        text = self._template.render(
+            messages, add_generation_prompt=add_generation_prompt, arguments=template_arguments or {}
+        )
+        return self.encode(text, add_special_tokens=add_special_tokens)
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """Text without special tokens."""
-        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of the tokens, without special tokens unless they are wanted."""
+        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
 
-    def detokenizer(self, prompt_token_ids: Sequence[int]) -> IncrementalDetokenizer:
+    def token_bytes(self, token_id: int) -> bytes:
+        """What one token adds to a text: maybe a part of a character; of a special token its name."""
+        return self._token_bytes.of(token_id)
+
+    def is_special(self, token_id: int) -> bool:
+        """Whether the token is left out of texts."""
+        return self._token_bytes.is_special(token_id)
+
+    def token_string(self, token_id: int) -> str:
+        """A token as the vocabulary spells it (`Ġhello`, `<0xE2>`); empty for an id without a token."""
+        return self._tokenizer.id_to_token(token_id) or ""
+
+    def detokenizer(
+        self, prompt_token_ids: Sequence[int], *, skip_special_tokens: bool = True
+    ) -> IncrementalDetokenizer:
         """A fresh incremental decoder for what follows this prompt."""
-        return IncrementalDetokenizer(self.decode, prompt_token_ids=prompt_token_ids)
+        decode = self.decode if skip_special_tokens else partial(self.decode, skip_special_tokens=False)
+        return IncrementalDetokenizer(decode, prompt_token_ids=prompt_token_ids)

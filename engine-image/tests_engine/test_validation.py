@@ -53,12 +53,23 @@ def _refusal(body_type: type[SamplingBody], body: object) -> RequestError:
         ({"seed": 2**63}, "seed", "invalid_value", ""),
         ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value", "only allowed with"),
         ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x", "unsupported_field", "stream_options.x"),
-        ({"logprobs": True}, "logprobs", "unsupported_field", "logprobs is not supported"),
-        ({"top_logprobs": 2}, "top_logprobs", "unsupported_field", ""),
+        ({"logprobs": 1}, "logprobs", "invalid_value", "valid boolean"),
+        ({"top_logprobs": 2}, "top_logprobs", "invalid_value", "only allowed with logprobs: true"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "invalid_value", "less than or equal to 20"),
+        ({"prompt_logprobs": 21}, "prompt_logprobs", "invalid_value", "less than or equal to 20"),
+        ({"prompt_logprobs": 0, "stream": True}, "prompt_logprobs", "invalid_value", "not available with stream"),
+        ({"logit_bias": {"5": 101}}, "logit_bias", "invalid_value", "less than or equal to 100"),
+        ({"logit_bias": {"five": 1}}, "logit_bias.five", "invalid_value", "String should match"),
+        ({"logit_bias": {str(i): 1 for i in range(301)}}, "logit_bias", "invalid_value", "at most 300 items"),
+        ({"priority": 0.5}, "priority", "invalid_value", "valid integer"),
+        ({"n": 2, "best_of": 3}, "best_of", "invalid_value", "differs from n 2"),
+        ({"cache_salt": ""}, "cache_salt", "invalid_value", "at least 1 character"),
+        ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens", "invalid_value", "greater than or equal to 1"),
+        ({"stop": "x" * 1025}, "stop", "invalid_value", "at most 1024 characters"),
+        ({"echo": True}, "echo", "unsupported_field", ""),
         ({"tools": [{"type": "function"}]}, "tools", "unsupported_field", ""),
         ({"tool_choice": "required"}, "tool_choice", "unsupported_field", ""),
         ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_field", ""),
-        ({"logit_bias": {"5": 1}}, "logit_bias", "unsupported_field", ""),
         ({"prompt": "hi"}, "prompt", "unsupported_field", ""),
         ({"temprature": 1}, "temprature", "unsupported_field", "temprature is not supported"),
     ],
@@ -81,11 +92,13 @@ def test_a_bad_chat_request_is_refused_by_the_name_of_its_field(
         ({"prompt": [[]]}, "prompt[0]"),
         ({"prompt": ["a", 1]}, "prompt"),
         ({"prompt": [-1]}, "prompt"),
-        ({"echo": True}, "echo"),
         ({"echo": 0}, "echo"),
         ({"best_of": 2}, "best_of"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"logprobs": True}, "logprobs"),
+        ({"top_logprobs": 1}, "top_logprobs"),
+        ({"max_tokens": 0}, "max_tokens"),
         ({"suffix": "x"}, "suffix"),
-        ({"logprobs": 0}, "logprobs"),
         ({"max_completion_tokens": 5}, "max_completion_tokens"),
     ],
 )
@@ -198,6 +211,13 @@ def test_long_names_are_cut_in_errors() -> None:
 
     assert field.message == "x" * 77 + "... is not supported by this engine."
     assert model.message == ("model: String should have at most 256 characters, given a string of 257 characters.")
+
+
+def test_a_long_key_of_a_clients_own_object_is_cut_in_errors() -> None:
+    error = _refusal(ChatCompletionBody, {**CHAT, "logit_bias": {"x" * 100_000: 1}})
+
+    assert error.param == "logit_bias." + "x" * 77 + "..."
+    assert len(error.message) < 400
 
 
 def test_an_empty_or_odd_field_name_is_shown_quoted() -> None:

@@ -1,4 +1,4 @@
-"""One call while it runs: tokens in, text of each choice out, with stop strings, usage and latencies.
+"""One call while it runs: what is new of each choice, usage and latencies.
 
 Whether the answer is streamed or whole is not known here.
 """
@@ -7,60 +7,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from types import TracebackType
 
 from modelfleet_engine.bridge import ChoiceTokens, Generation
-from modelfleet_engine.detokenizer import StopStrings
-from modelfleet_engine.http.calls import Call
+from modelfleet_engine.errors import RequestError
+from modelfleet_engine.http.call import Call
+from modelfleet_engine.http.choice import Choice, ChoiceDelta
 from modelfleet_engine.load import RequestCounts
-from modelfleet_engine.request import FinishReason, GenerationRequest
+from modelfleet_engine.request import FinishReason
 from modelfleet_engine.serving import ReadyModel
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextDelta:
-    """New text of choice `index`; with `finish_reason` it is the last."""
-
-    index: int
-    text: str
-    finish_reason: str | None
-
-
-class _Choice:
-    """Text and tokens of one choice so far."""
-
-    def __init__(self, request: GenerationRequest, model: ReadyModel, stop_strings: tuple[str, ...]) -> None:
-        self._detokenizer = model.tokenizer.detokenizer(request.prompt_token_ids)
-        self._stops = StopStrings(stop_strings)
-        self._min_tokens = request.min_tokens
-        self.generated_tokens = 0
-        self.last_token_seconds: float | None = None
-        self.is_finished = False
-
-    def feed(self, news: ChoiceTokens) -> tuple[str, str | None]:
-        """The text that may go out, and why the choice ended if it did."""
-        text = ""
-        last = len(news.token_ids) - 1
-        for index, token_id in enumerate(news.token_ids):
-            self.generated_tokens += 1
-            # The token that stops is an end mark, not text.
-            is_end_mark = news.finish_reason is FinishReason.STOP and index == last
-            piece = "" if is_end_mark else self._detokenizer.feed(token_id)
-            if self.generated_tokens < self._min_tokens:
-                text += piece
-                continue
-            piece, is_stopped = self._stops.feed(piece)
-            text += piece
-            if is_stopped:
-                self.is_finished = True
-                return text, FinishReason.STOP.value
-        if news.finish_reason is None:
-            return text, None
-        self.is_finished = True
-        piece, is_stopped = self._stops.feed(self._detokenizer.flush())
-        reason = FinishReason.STOP if is_stopped else news.finish_reason
-        return text + piece + ("" if is_stopped else self._stops.flush()), reason.value
+from modelfleet_engine.step_plan import TokenLogprobs
 
 
 class RunningCall:
@@ -70,8 +26,20 @@ class RunningCall:
         self.call = call
         self._counts = counts
         self._arrived_seconds = arrived_seconds
-        self._choices = [_Choice(request, model, call.stop_strings) for request in call.requests]
+        self._choices = [
+            Choice(
+                index,
+                request,
+                call.options,
+                model.tokenizer.detokenizer(
+                    request.prompt_token_ids, skip_special_tokens=call.options.skip_special_tokens
+                ),
+            )
+            for index, request in enumerate(call.requests)
+        ]
         self._unfinished = len(self._choices)
+        self._is_expired = False
+        self._prompt_logprobs: list[list[TokenLogprobs]] = [[] for _ in call.prompts]
         self._generation: Generation = model.bridge.submit(call.requests)
         self.first_token_seconds: float | None = None
         counts.prompt_tokens += call.prompt_tokens
@@ -83,14 +51,38 @@ class RunningCall:
         return sum(choice.generated_tokens for choice in self._choices)
 
     @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens that were in the prefix cache before this call, over all prompts.
+
+        Of a prompt's choices the one that found the least counts: the others found what that one computed.
+        """
+        found = self._generation.cached_tokens
+        per_prompt = self.call.choices_per_prompt
+        return sum(
+            min((found[index] for index in range(first, first + per_prompt) if index in found), default=0)
+            for first in range(0, len(self._choices), per_prompt)
+        )
+
+    @property
     def usage(self) -> dict[str, object]:
-        """OpenAI's usage object."""
+        """OpenAI's usage object; a prompt counts once, however many choices it has."""
+        prompt_tokens, completion_tokens = self.call.prompt_tokens, self.completion_tokens
         return {
-            "prompt_tokens": self.call.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "total_tokens": self.call.prompt_tokens + self.completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": 0},
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": completion_tokens,
+            "total_tokens": prompt_tokens + completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
         }
+
+    @property
+    def queue_seconds(self) -> float | None:
+        """How long the call's first sequence waited for a step; None while all wait."""
+        return self._generation.queue_seconds
+
+    @property
+    def finish_reasons(self) -> tuple[str, ...]:
+        """Why the choices that are over ended, in the order of the choices."""
+        return tuple(choice.ended.value for choice in self._choices if choice.ended is not None)
 
     def __enter__(self) -> RunningCall:
         return self
@@ -103,36 +95,63 @@ class RunningCall:
     ) -> None:
         self._generation.close()
         for choice in self._choices:
-            if not choice.is_finished:
+            if choice.ended is None:
                 self._counts.count_finished(FinishReason.ABORT.value)
                 self._counts.output_lengths.observe(choice.generated_tokens)
         self._counts.duration.observe(time.monotonic() - self._arrived_seconds)
 
-    async def deltas(self) -> AsyncIterator[list[TextDelta]]:
-        """Batches of new text until every choice is finished. Raises GenerationCutError."""
+    async def deltas(self) -> AsyncIterator[list[ChoiceDelta]]:
+        """Batches of news until every choice is finished.
+
+        Raises:
+            GenerationCutError: the drain's deadline passed, or the engine failed.
+            RequestError: 504, the request's own deadline passed.
+        """
         while self._unfinished:
-            batch = [delta for news in await self._generation.next_tokens() for delta in self._take(news)]
+            touched = [self._feed(news) for news in await self._generation.next_tokens()]
+            if self.call.options.scores_prompt:
+                # A choice may have waited for the scores that another one brought.
+                touched = list(range(len(self._choices)))
+            batch = [self._take(index) for index in touched if self._can_go_out(index)]
             if batch:
                 yield batch
+            if self._is_expired:
+                raise RequestError(
+                    "The request's deadline passed before its answer was complete.",
+                    status=504,
+                    code="deadline_exceeded",
+                )
 
-    def _take(self, news: ChoiceTokens) -> list[TextDelta]:
-        """The delta of a choice's new tokens: none where the text is still held back."""
+    def _feed(self, news: ChoiceTokens) -> int:
+        """Gives a choice its news; answers its index."""
         choice = self._choices[news.index]
-        if choice.is_finished:
-            return []  # came between the stop string and the abort
-        text, reason = choice.feed(news)
+        if news.prompt_logprobs:
+            self._prompt_logprobs[news.index // self.call.choices_per_prompt] += news.prompt_logprobs
+        if choice.ended is not None:
+            return news.index  # came between the stop string and the abort
+        choice.feed(news)
         self._observe_latency(choice, news)
-        if reason is not None:
+        if choice.ended is not None:
             self._unfinished -= 1
-            self._counts.count_finished(reason)
+            self._is_expired |= choice.ended is FinishReason.DEADLINE
+            self._counts.count_finished(choice.ended.value)
             self._counts.output_lengths.observe(choice.generated_tokens)
             if news.finish_reason is None:
                 self._generation.abort_choice(news.index)
-        elif not text:
-            return []
-        return [TextDelta(index=news.index, text=text, finish_reason=reason)]
+        return news.index
 
-    def _observe_latency(self, choice: _Choice, news: ChoiceTokens) -> None:
+    def _can_go_out(self, index: int) -> bool:
+        """Whether a choice has news, and the scores of its prompt are there if they are wanted."""
+        if not self._choices[index].has_news:
+            return False
+        prompt = index // self.call.choices_per_prompt
+        scores_wanted = len(self.call.prompts[prompt].token_ids) - 1 if self.call.options.scores_prompt else 0
+        return len(self._prompt_logprobs[prompt]) >= scores_wanted
+
+    def _take(self, index: int) -> ChoiceDelta:
+        return self._choices[index].take(self._prompt_logprobs[index // self.call.choices_per_prompt])
+
+    def _observe_latency(self, choice: Choice, news: ChoiceTokens) -> None:
         self._counts.generated_tokens += len(news.at_seconds)
         for at_seconds in news.at_seconds:
             if choice.last_token_seconds is not None:

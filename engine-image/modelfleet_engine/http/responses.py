@@ -1,39 +1,39 @@
-"""The JSON of answers: chat and plain completions, whole and in chunks, as OpenAI's clients expect them."""
+"""The JSON of answers: chat and plain completions, whole and in chunks, as OpenAI's clients expect them.
+
+What vLLM adds (`stop_reason`, `token_ids`, `prompt_token_ids`, `prompt_logprobs`) stands where vLLM puts it.
+A format is made for one call. Of a chunk only the changing part is made into JSON each time.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
-from modelfleet_engine.http.calls import Call
-from modelfleet_engine.http.generation import TextDelta
+import orjson
 
-Json = dict[str, object]
+from modelfleet_engine.http.call import Call, Prompt
+from modelfleet_engine.http.choice import ChoiceDelta
+from modelfleet_engine.http.logprobs import CompletionLogprobs, Json, chat_logprobs, prompt_logprobs
+from modelfleet_engine.tokenizer import ModelTokenizer
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FinishedChoice:
-    """A whole choice."""
-
-    index: int
-    text: str
-    finish_reason: str
+Usage = Mapping[str, object]
 
 
 class AnswerFormat(Protocol):
-    """How one endpoint writes its answers."""
+    """How one endpoint writes the answer of one call, in bytes of JSON."""
 
-    def opening_chunks(self, call: Call) -> Sequence[Json]:
+    def __init__(self, call: Call, tokenizer: ModelTokenizer) -> None: ...
+
+    def opening_chunks(self) -> Sequence[bytes]:
         """Chunks before any text."""
 
-    def chunk(self, call: Call, delta: TextDelta) -> Json:
-        """A chunk with new text, or the end of a choice."""
+    def chunk(self, delta: ChoiceDelta, usage: Usage) -> bytes:
+        """A chunk with what is new of a choice; `usage` so far, for those who want it in each chunk."""
 
-    def usage_chunk(self, call: Call, usage: Mapping[str, object]) -> Json:
+    def usage_chunk(self, usage: Usage) -> bytes:
         """The last chunk, if it was asked for: no choices."""
 
-    def whole(self, call: Call, choices: Sequence[FinishedChoice], usage: Mapping[str, object]) -> Json:
+    def whole(self, choices: Sequence[ChoiceDelta], usage: Usage) -> bytes:
         """The answer in one piece."""
 
 
@@ -43,21 +43,42 @@ class _Format:
     chunk_object: str
     whole_object: str
 
-    def _frame(self, call: Call, *, kind: str, choices: list[Json]) -> Json:
-        frame: Json = {
-            "id": call.call_id,
-            "object": kind,
-            "created": call.created,
-            "model": call.model_name,
-            "choices": choices,
-        }
-        if call.is_stream and call.include_usage:
-            frame["usage"] = None
-        return frame
+    def __init__(self, call: Call, tokenizer: ModelTokenizer) -> None:
+        self.call = call
+        self.options = call.options
+        self.tokenizer = tokenizer
+        kind = self.chunk_object if call.options.is_stream else self.whole_object
+        head = {"id": call.call_id, "object": kind, "created": call.created, "model": call.model_name}
+        # Without its closing brace: what changes is appended.
+        self._head = orjson.dumps(head)[:-1]
+        self._chunk_tail = b'],"usage":null}' if call.options.include_usage else b"]}"
 
-    def usage_chunk(self, call: Call, usage: Mapping[str, object]) -> Json:
+    def _chunk(self, choice: Json, usage: Usage | None, further: Json | None = None) -> bytes:
+        start = self._head + b',"choices":[' + orjson.dumps(choice)
+        if further is None and not self.options.continuous_usage_stats:
+            return start + self._chunk_tail
+        more = {**(further or {}), "usage": usage if self.options.continuous_usage_stats else None}
+        return start + b"]," + orjson.dumps(more)[1:]
+
+    def usage_chunk(self, usage: Usage) -> bytes:
         """The last chunk, if it was asked for: no choices."""
-        return {**self._frame(call, kind=self.chunk_object, choices=[]), "usage": usage}
+        return self._head + b',"choices":[],"usage":' + orjson.dumps(usage) + b"}"
+
+    def _whole(self, choices: Sequence[Json], usage: Usage, further: Json) -> bytes:
+        return self._head + b"," + orjson.dumps({"choices": choices, "usage": usage, **further})[1:]
+
+    def prompt_of(self, index: int) -> Prompt:
+        """The prompt of a choice."""
+        return self.call.prompts[index // self.call.choices_per_prompt]
+
+    def scores_of_prompt(self, delta: ChoiceDelta) -> list[Json | None]:
+        """vLLM's `prompt_logprobs` of a choice's prompt."""
+        return prompt_logprobs(
+            self.tokenizer,
+            self.prompt_of(delta.index).token_ids,
+            delta.prompt_logprobs,
+            alternatives=self.options.prompt_logprobs or 0,
+        )
 
 
 class ChatFormat(_Format):
@@ -66,41 +87,61 @@ class ChatFormat(_Format):
     chunk_object = "chat.completion.chunk"
     whole_object = "chat.completion"
 
-    def opening_chunks(self, call: Call) -> Sequence[Json]:
+    def opening_chunks(self) -> Sequence[bytes]:
         """Each choice first says who speaks."""
         delta = {"role": "assistant", "content": ""}
+        tokens = self.call.prompt_tokens
+        usage: Usage = {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens}
         return [
-            self._frame(
-                call,
-                kind=self.chunk_object,
-                choices=[{"index": index, "delta": delta, "logprobs": None, "finish_reason": None}],
+            self._chunk(
+                {"index": index, "delta": delta, "logprobs": None, "finish_reason": None},
+                usage,
+                {"prompt_token_ids": self.prompt_of(0).token_ids}
+                if index == 0 and self.options.return_token_ids
+                else None,
             )
-            for index in range(len(call.requests))
+            for index in range(len(self.call.requests))
         ]
 
-    def chunk(self, call: Call, delta: TextDelta) -> Json:
-        """A chunk with new text, or the end of a choice."""
-        content = {"content": delta.text} if delta.text else {}
+    def chunk(self, delta: ChoiceDelta, usage: Usage) -> bytes:
+        """A chunk with what is new of a choice."""
         choice: Json = {
             "index": delta.index,
-            "delta": content,
-            "logprobs": None,
+            "delta": {"content": delta.text} if delta.text else {},
+            "logprobs": self._logprobs(delta),
             "finish_reason": delta.finish_reason,
         }
-        return self._frame(call, kind=self.chunk_object, choices=[choice])
+        if delta.finish_reason is not None:
+            choice["stop_reason"] = delta.stop_reason
+        if self.options.return_token_ids:
+            choice["token_ids"] = delta.token_ids
+        return self._chunk(choice, usage)
 
-    def whole(self, call: Call, choices: Sequence[FinishedChoice], usage: Mapping[str, object]) -> Json:
+    def whole(self, choices: Sequence[ChoiceDelta], usage: Usage) -> bytes:
         """The answer in one piece."""
-        items: list[Json] = [
-            {
-                "index": choice.index,
-                "message": {"role": "assistant", "content": choice.text, "refusal": None},
-                "logprobs": None,
-                "finish_reason": choice.finish_reason,
+        items: list[Json] = []
+        for delta in choices:
+            item: Json = {
+                "index": delta.index,
+                "message": {"role": "assistant", "content": delta.text, "refusal": None},
+                "logprobs": self._logprobs(delta),
+                "finish_reason": delta.finish_reason,
+                "stop_reason": delta.stop_reason,
             }
-            for choice in choices
-        ]
-        return {**self._frame(call, kind=self.whole_object, choices=items), "usage": usage}
+            if self.options.return_token_ids:
+                item["token_ids"] = delta.token_ids
+            items.append(item)
+        further: Json = {}
+        if self.options.return_token_ids:
+            further["prompt_token_ids"] = self.prompt_of(0).token_ids
+        if self.options.prompt_logprobs is not None:
+            further["prompt_logprobs"] = self.scores_of_prompt(choices[0])
+        return self._whole(items, usage, further)
+
+    def _logprobs(self, delta: ChoiceDelta) -> Json | None:
+        if self.options.logprobs is None:
+            return None
+        return chat_logprobs(self.tokenizer, delta.token_ids, delta.logprobs, alternatives=self.options.logprobs)
 
 
 class CompletionFormat(_Format):
@@ -109,20 +150,59 @@ class CompletionFormat(_Format):
     chunk_object = "text_completion"
     whole_object = "text_completion"
 
-    def opening_chunks(self, call: Call) -> Sequence[Json]:
+    def __init__(self, call: Call, tokenizer: ModelTokenizer) -> None:
+        super().__init__(call, tokenizer)
+        self._logprobs = [
+            CompletionLogprobs(
+                tokenizer,
+                alternatives=call.options.logprobs or 0,
+                skip_special_tokens=call.options.skip_special_tokens,
+            )
+            for _ in (call.requests if call.options.logprobs is not None else ())
+        ]
+
+    def opening_chunks(self) -> Sequence[bytes]:
         """None: plain text has no speaker."""
         return []
 
-    def chunk(self, call: Call, delta: TextDelta) -> Json:
-        """A chunk with new text, or the end of a choice."""
-        choice = _completion_choice(delta.index, delta.text, delta.finish_reason)
-        return self._frame(call, kind=self.chunk_object, choices=[choice])
+    def chunk(self, delta: ChoiceDelta, usage: Usage) -> bytes:
+        """A chunk with what is new of a choice."""
+        choice = self._choice(delta)
+        if delta.finish_reason is not None:
+            choice["stop_reason"] = delta.stop_reason
+        return self._chunk(choice, usage)
 
-    def whole(self, call: Call, choices: Sequence[FinishedChoice], usage: Mapping[str, object]) -> Json:
+    def whole(self, choices: Sequence[ChoiceDelta], usage: Usage) -> bytes:
         """The answer in one piece."""
-        items = [_completion_choice(choice.index, choice.text, choice.finish_reason) for choice in choices]
-        return {**self._frame(call, kind=self.whole_object, choices=items), "usage": usage}
+        items: list[Json] = []
+        for delta in choices:
+            item = {**self._choice(delta), "stop_reason": delta.stop_reason}
+            if self.options.prompt_logprobs is not None:
+                item["prompt_logprobs"] = self.scores_of_prompt(delta)
+            items.append(item)
+        return self._whole(items, usage, {})
 
+    def _choice(self, delta: ChoiceDelta) -> Json:
+        prompt = self.prompt_of(delta.index)
+        is_echo = self.options.echo and delta.is_first
+        choice: Json = {
+            "index": delta.index,
+            "text": self._echoed(prompt) + delta.text if is_echo else delta.text,
+            "logprobs": None,
+            "finish_reason": delta.finish_reason,
+        }
+        if self._logprobs:
+            scored = (*prompt.token_ids, *delta.token_ids) if is_echo else delta.token_ids
+            logprobs = (None, *delta.prompt_logprobs, *delta.logprobs) if is_echo else delta.logprobs
+            choice["logprobs"] = self._logprobs[delta.index].columns(scored, logprobs)
+        if self.options.return_token_ids:
+            choice["token_ids"] = delta.token_ids
+            if delta.is_first:
+                choice["prompt_token_ids"] = prompt.token_ids
+        return choice
 
-def _completion_choice(index: int, text: str, finish_reason: str | None) -> Json:
-    return {"index": index, "text": text, "logprobs": None, "finish_reason": finish_reason}
+    def _echoed(self, prompt: Prompt) -> str:
+        """The prompt as it was written; token ids as text."""
+        if prompt.text is not None:
+            return prompt.text
+        return self.tokenizer.decode(prompt.token_ids, skip_special_tokens=self.options.skip_special_tokens)

@@ -1,18 +1,28 @@
 """Writes one answer: as server-sent events or whole. A cut stream always ends with an error event, never silently.
 
 Headers of a stream go out with the first token, so that a failure before it is a proper status code.
+
+A gateway that asks for it (`x-modelfleet-usage: 1`) gets one SSE comment with the usage as the very last line of
+each stream that began, after `[DONE]` or after the error event and in the same write, so that a cut answer is billed
+like a whole one. Two cases have no comment: before the first token nothing was begun and nothing is billed; where
+the connection itself breaks, the gateway counts the chunks it got. A whole answer has its usage in its body.
 """
 
 from __future__ import annotations
 
+import asyncio
+
 import orjson
 from aiohttp import web
+from modelfleet_api.protocol import USAGE_COMMENT_PREFIX
 
-from modelfleet_engine.errors import GenerationCutError
-from modelfleet_engine.http.errors import INTERNAL_ERROR_CODE, INTERNAL_ERROR_MESSAGE, cut_body
+from modelfleet_engine.errors import GenerationCutError, RequestError
+from modelfleet_engine.http.choice import ChoiceDelta
+from modelfleet_engine.http.errors import INTERNAL_ERROR_CODE, INTERNAL_ERROR_MESSAGE, cut_body, error_body
 from modelfleet_engine.http.generation import RunningCall
+from modelfleet_engine.http.keys import SERVING
 from modelfleet_engine.http.record import RECORD
-from modelfleet_engine.http.responses import AnswerFormat, FinishedChoice, Json
+from modelfleet_engine.http.responses import AnswerFormat
 from modelfleet_engine.logs import log_failure
 
 _DONE = b"data: [DONE]\n\n"
@@ -24,66 +34,90 @@ _STREAM_HEADERS = {
 }
 
 
-def _event(data: Json) -> bytes:
-    return b"data: " + orjson.dumps(data) + b"\n\n"
+def _event(data: bytes) -> bytes:
+    return b"data: " + data + b"\n\n"
 
 
-async def write_whole(running: RunningCall, answer: AnswerFormat) -> web.StreamResponse:
-    """Collects the whole answer. Raises GenerationCutError: nothing was sent then."""
-    texts = [""] * len(running.call.requests)
-    reasons = [""] * len(running.call.requests)
+async def write_whole(request: web.Request, running: RunningCall, answer: AnswerFormat) -> web.StreamResponse:
+    """Collects the whole answer.
+
+    Raises:
+        GenerationCutError: cut; nothing was sent.
+        RequestError: the request's deadline passed; nothing was sent.
+    """
+    choices: dict[int, ChoiceDelta] = {}
     async for batch in running.deltas():
         for delta in batch:
-            texts[delta.index] += delta.text
-            reasons[delta.index] = delta.finish_reason or ""
-    choices = [
-        FinishedChoice(index=index, text=text, finish_reason=reason)
-        for index, (text, reason) in enumerate(zip(texts, reasons, strict=True))
-    ]
-    body = orjson.dumps(answer.whole(running.call, choices, running.usage))
+            if delta.index in choices:
+                choices[delta.index].extend(delta)
+            else:
+                choices[delta.index] = delta
+    ordered = [choices[index] for index in sorted(choices)]
+    usage = running.usage
+    if not running.call.options.scores_prompt:
+        return web.Response(body=answer.whole(ordered, usage), content_type="application/json")
+    # Scores of a long prompt are megabytes of JSON.
+    pool = request.app[SERVING].tokenizer_pool
+    body = await asyncio.get_running_loop().run_in_executor(pool, answer.whole, ordered, usage)
     return web.Response(body=body, content_type="application/json")
 
 
 async def write_stream(
     request: web.Request, response: web.StreamResponse, running: RunningCall, answer: AnswerFormat
-) -> GenerationCutError | None:
+) -> RequestError | GenerationCutError | None:
     """Streams the answer into `response`; returns the error if it was cut after its beginning.
 
     A bug of ours after the beginning is logged and cuts the stream too: no second response can follow the first.
 
     Raises:
         GenerationCutError: cut before anything was sent.
+        RequestError: the request's deadline passed before anything was sent.
     """
     response.headers.update(_STREAM_HEADERS)
+    cut: RequestError | GenerationCutError | None = None
     try:
-        await _write_answer(request, response, running, answer)
+        await _write_chunks(request, response, running, answer)
+        end = _event(answer.usage_chunk(running.usage)) if running.call.options.include_usage else b""
+        end += _DONE
     except ConnectionResetError:
         raise
     except Exception as error:
         if not response.prepared:
             raise
-        cut = error if isinstance(error, GenerationCutError) else _logged_bug(request, error)
-        await response.write(b"data: " + cut_body(cut) + b"\n\n")
-        await response.write_eof()
-        return cut
+        cut = error if isinstance(error, GenerationCutError | RequestError) else _logged_bug(request, error)
+        end = _event(_error_body(cut))
+    if running.call.options.usage_comment:
+        end += USAGE_COMMENT_PREFIX.encode() + orjson.dumps(running.usage) + b"\n\n"
+    await response.write(end)
     await response.write_eof()
-    return None
+    return cut
 
 
-async def _write_answer(
+async def _write_chunks(
     request: web.Request, response: web.StreamResponse, running: RunningCall, answer: AnswerFormat
 ) -> None:
-    call = running.call
+    options = running.call.options
+    usage = running.usage
+    loop = asyncio.get_running_loop()
     async for batch in running.deltas():
-        frames = [_event(answer.chunk(call, delta)) for delta in batch]
+        if options.continuous_usage_stats:
+            usage = running.usage
+        if options.scores_prompt and any(delta.is_first for delta in batch):
+            pool = request.app[SERVING].tokenizer_pool
+            chunks = [await loop.run_in_executor(pool, answer.chunk, delta, usage) for delta in batch]
+        else:
+            chunks = [answer.chunk(delta, usage) for delta in batch]
         if not response.prepared:
+            chunks = [*answer.opening_chunks(), *chunks]
             await response.prepare(request)
-            frames = [_event(chunk) for chunk in answer.opening_chunks(call)] + frames
         # All tokens of one moment in one write.
-        await response.write(b"".join(frames))
-    if call.include_usage:
-        await response.write(_event(answer.usage_chunk(call, running.usage)))
-    await response.write(_DONE)
+        await response.write(b"".join([_event(chunk) for chunk in chunks]))
+
+
+def _error_body(error: RequestError | GenerationCutError) -> bytes:
+    if isinstance(error, GenerationCutError):
+        return cut_body(error)
+    return error_body(message=error.message, error_type=error.error_type, param=error.param, code=error.code)
 
 
 def _logged_bug(request: web.Request, error: Exception) -> GenerationCutError:

@@ -15,9 +15,9 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from modelfleet_engine.errors import RequestError
-from modelfleet_engine.http.schema import SamplingBody
+from modelfleet_engine.http.schema import StrictBody
 
-Body = TypeVar("Body", bound=SamplingBody)
+Body = TypeVar("Body", bound=StrictBody)
 
 # Of what a client sent, in an error message.
 MAX_SHOWN_CHARACTERS = 80
@@ -37,19 +37,13 @@ HARMLESS_FIELDS = frozenset(
 # Fields we do not support, with the values that ask for nothing. null asks for nothing anywhere.
 NEUTRAL_VALUES: Mapping[str, tuple[object, ...]] = {
     "add_generation_prompt": (True,),
-    "best_of": (1,),
     "continue_final_message": (False,),
-    "echo": (False,),
     "function_call": ("none", "auto"),
     "functions": ([],),
-    "include_stop_str_in_output": (False,),
-    "logit_bias": ({},),
     "logprobs": (False,),
     "modalities": (["text"],),
     "parallel_tool_calls": (True, False),
-    "priority": (0,),
     "response_format": ({"type": "text"},),
-    "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,),
     "suffix": ("",),
     "tool_choice": ("none", "auto"),
@@ -60,7 +54,6 @@ NEUTRAL_VALUES: Mapping[str, tuple[object, ...]] = {
 }
 NEUTRAL_MESSAGE_VALUES: Mapping[str, tuple[object, ...]] = {"tool_calls": ([],), "annotations": ([],)}
 NEUTRAL_STREAM_VALUES: Mapping[str, tuple[object, ...]] = {
-    "continuous_usage_stats": (False,),
     "include_obfuscation": (False,),
 }
 
@@ -162,7 +155,8 @@ def _path(location: tuple[int | str, ...], *, names_a_field: bool) -> str:
         elif index == 0 or (is_last and names_a_field):
             path += ("." if index else "") + _shown_name(part)
         elif part.isidentifier() and part not in _UNION_BRANCHES:
-            path += f".{part}"
+            # A key of an object whose keys are the client's, such as logit_bias.
+            path += "." + _shown_name(part)
     return path
 
 
