@@ -114,7 +114,7 @@ class Engine:
     def step(self) -> None:
         """Submits the next step if there is one, then takes the result of the step before it."""
         self.step_started_seconds = time.monotonic()
-        planned = None if self._is_closed else self._scheduler.plan_step()
+        planned = None if self._is_closed else self._scheduler.plan_step(self.step_started_seconds)
         if planned is not None:
             self._device.submit(planned.plan)
             self._in_flight.append(planned)

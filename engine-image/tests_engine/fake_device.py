@@ -1,99 +1,17 @@
-"""A deterministic asynchronous device without torch: it computes on its own thread, through paged "KV".
-
-Its KV cache holds token ids. A sampled token is a function of every token read back through the block table, so a
-wrong block, slot, position or placeholder anywhere in the host's planning changes the text: tests compare it with
-`expected_tokens`, which knows nothing of blocks or batches.
-"""
+"""A deterministic asynchronous device without torch: it computes on its own thread, through `PagedMemory`."""
 
 from __future__ import annotations
 
 import threading
 import time
-import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 
-from modelfleet_engine.step_plan import ScheduledSequence, StepPlan, StepResult
+from modelfleet_engine.step_plan import StepPlan, StepResult
 
-NextToken = Callable[[Sequence[int]], int]
+from tests_engine.paged_memory import HashModel, NextToken, PagedMemory, expected_tokens, token_logprobs
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HashModel:
-    """The next token is a checksum of the whole context: any wrong token before it shows."""
-
-    vocab_size: int
-    seed: int = 0
-
-    def __call__(self, context: Sequence[int]) -> int:
-        data = b"".join(token.to_bytes(4, "little") for token in context)
-        return zlib.crc32(data, self.seed) % self.vocab_size
-
-
-def _unbanned(token: int, row_banned: Sequence[int], vocab_size: int) -> int:
-    while token in row_banned:
-        token = (token + 1) % vocab_size
-    return token
-
-
-def expected_tokens(
-    model: NextToken,
-    prompt: Sequence[int],
-    *,
-    max_tokens: int,
-    stop_token_ids: frozenset[int] = frozenset(),
-) -> list[int]:
-    """What one sequence alone generates, token by token."""
-    context = list(prompt)
-    for _ in range(max_tokens):
-        context.append(model(context))
-        if context[-1] in stop_token_ids:
-            break
-    return context[len(prompt) :]
-
-
-class PagedMemory:
-    """The device's state: token ids by block, and each slot's last sampled token."""
-
-    def __init__(self, *, model: NextToken, vocab_size: int, kv_blocks: int, block_tokens: int) -> None:
-        self._model = model
-        self._vocab_size = vocab_size
-        self._block_tokens = block_tokens
-        self._cells: list[list[int | None]] = [[None] * block_tokens for _ in range(kv_blocks)]
-        self._last_sampled: dict[int, int] = {}
-
-    def run(self, plan: StepPlan) -> tuple[int | None, ...]:
-        """All writes first, then all reads, as one forward pass does."""
-        slots = [row.slot for row in plan.sequences]
-        assert len(set(slots)) == len(slots), f"two rows of step {plan.step_id} share a slot: {slots}"
-        for row in plan.sequences:
-            self._write(row)
-        return tuple(self._sample(row) for row in plan.sequences)
-
-    def _write(self, row: ScheduledSequence) -> None:
-        if row.is_first_chunk:
-            self._last_sampled.pop(row.slot, None)
-            assert row.start_position == 0
-            assert row.prompt_token_ids[: len(row.token_ids)] == row.token_ids[: len(row.prompt_token_ids)]
-        tokens = (self._last_sampled[row.slot],) if row.input_from_previous_step else row.token_ids
-        assert tokens, "a row computes at least one token"
-        for offset, token in enumerate(tokens):
-            position = row.start_position + offset
-            block = row.block_table[position // self._block_tokens]
-            self._cells[block][position % self._block_tokens] = token
-
-    def _sample(self, row: ScheduledSequence) -> int | None:
-        if row.sampling is None:
-            return None
-        context: list[int] = []
-        for position in range(row.start_position + row.computed_tokens):
-            token = self._cells[row.block_table[position // self._block_tokens]][position % self._block_tokens]
-            assert token is not None, f"position {position} of slot {row.slot} was never written"
-            context.append(token)
-        token = _unbanned(self._model(context), row.sampling.banned_token_ids, self._vocab_size)
-        self._last_sampled[row.slot] = token
-        return token
+__all__ = ["FakeDevice", "HashModel", "NextToken", "PagedMemory", "expected_tokens", "token_logprobs"]
 
 
 @dataclass
@@ -158,10 +76,8 @@ class FakeDevice:
             try:
                 if plan.step_id == self.fail_at_step:
                     raise self.failure
-                tokens = self._memory.run(plan)
+                result = self._memory.run(plan)
             except Exception as error:
                 self._results.put(error)
                 continue
-            self._results.put(
-                StepResult(step_id=plan.step_id, sampled_token_ids=tokens, busy_seconds=time.monotonic() - started)
-            )
+            self._results.put(replace(result, busy_seconds=time.monotonic() - started))

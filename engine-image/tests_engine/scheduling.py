@@ -3,47 +3,32 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
+from typing import Any
 
 from modelfleet_engine.request import FinishReason, GenerationRequest
 from modelfleet_engine.scheduler import PlannedStep, Scheduler, SchedulerLimits
-from modelfleet_engine.step_plan import SamplingParameters, StepResult
+from modelfleet_engine.step_plan import SamplingParameters, TokenLogprobs
 
-from tests_engine.fake_device import HashModel, PagedMemory
+from tests_engine.paged_memory import HashModel, PagedMemory
 
 VOCAB_SIZE = 50
 MODEL = HashModel(vocab_size=VOCAB_SIZE)
 
 
-def limits(
-    *, seqs: int = 8, batched_tokens: int = 32, kv_blocks: int = 64, block_tokens: int = 4, max_model_len: int = 128
-) -> SchedulerLimits:
-    """Small limits, so that every one of them is met."""
-    return SchedulerLimits(
-        max_num_seqs=seqs,
-        max_num_batched_tokens=batched_tokens,
-        max_model_len=max_model_len,
-        kv_blocks=kv_blocks,
-        block_tokens=block_tokens,
-    )
+def limits(**values: Any) -> SchedulerLimits:
+    """Small limits, so that every one of them is met; `seqs` and `batched_tokens` for short."""
+    for short, name in (("seqs", "max_num_seqs"), ("batched_tokens", "max_num_batched_tokens")):
+        if short in values:
+            values[name] = values.pop(short)
+    small = SchedulerLimits(max_num_seqs=8, max_num_batched_tokens=32, max_model_len=128, kv_blocks=64, block_tokens=4)
+    return replace(small, **values)
 
 
-def request(
-    name: str,
-    *,
-    prompt: tuple[int, ...] = (1, 2, 3),
-    max_tokens: int = 8,
-    min_tokens: int = 0,
-    stop_token_ids: frozenset[int] = frozenset(),
-) -> GenerationRequest:
-    """A greedy request."""
-    return GenerationRequest(
-        request_id=name,
-        prompt_token_ids=prompt,
-        sampling=SamplingParameters(temperature=0.0),
-        max_tokens=max_tokens,
-        min_tokens=min_tokens,
-        stop_token_ids=stop_token_ids,
-    )
+def request(name: str, *, prompt: tuple[int, ...] = (1, 2, 3), max_tokens: int = 8, **values: Any) -> GenerationRequest:
+    """A greedy request; `values` are any other fields of `GenerationRequest`."""
+    values.setdefault("sampling", SamplingParameters(temperature=0.0))
+    return GenerationRequest(request_id=name, prompt_token_ids=prompt, max_tokens=max_tokens, **values)
 
 
 class Driver:
@@ -52,7 +37,7 @@ class Driver:
     def __init__(self, scheduler: Scheduler, *, depth: int = 2) -> None:
         self.scheduler = scheduler
         self._depth = depth
-        self._memory = PagedMemory(
+        self.memory = PagedMemory(
             model=MODEL,
             vocab_size=VOCAB_SIZE,
             kv_blocks=scheduler.limits.kv_blocks,
@@ -62,10 +47,14 @@ class Driver:
         self.plans: list[PlannedStep] = []
         self.tokens: dict[str, list[int]] = {}
         self.finished: dict[str, FinishReason] = {}
+        self.prompt_logprobs: dict[str, list[TokenLogprobs]] = {}
+        self.resident: set[str] = set()
+        self.now_seconds = 0.0
 
     def turn(self) -> None:
         """One turn of the engine's loop: plan and submit, then take the oldest result if it is due."""
-        planned = self.scheduler.plan_step()
+        planned = self.scheduler.plan_step(self.now_seconds)
+        self.finished.update(self.scheduler.take_ended())
         if planned is not None:
             self.plans.append(planned)
             self._in_flight.append(planned)
@@ -80,12 +69,32 @@ class Driver:
             self.turn()
         raise AssertionError(f"not done after {turns} turns: {self.scheduler.stats()}")
 
+    def rows_of(self, request_id: str) -> list[tuple[int, int]]:
+        """Every row planned for a request so far: (start position, computed tokens)."""
+        return [
+            (row.start_position, row.computed_tokens)
+            for planned in self.plans
+            for row, sequence in zip(planned.plan.sequences, planned.sequences, strict=True)
+            if sequence.request.request_id == request_id
+        ]
+
+    def cached_tokens(self) -> dict[str, int]:
+        """What each admitted request found in the prefix cache."""
+        return {
+            admission.request_id: admission.cached_tokens for planned in self.plans for admission in planned.admitted
+        }
+
     def _complete(self) -> None:
-        plan = self._in_flight.popleft().plan
         # The device computes when the result is asked for; in order, as the contract says.
-        result = StepResult(step_id=plan.step_id, sampled_token_ids=self._memory.run(plan), busy_seconds=0.0)
-        outputs = self.scheduler.complete_step(result)
+        outputs = self.scheduler.complete_step(self.memory.run(self._in_flight.popleft().plan))
         for request_id, token_id in zip(outputs.request_ids, outputs.token_ids, strict=True):
             assert request_id not in self.finished, "a token after the last one"
             self.tokens.setdefault(request_id, []).append(token_id)
+        for request_id, logprobs in outputs.prompt_logprobs.items():
+            self.prompt_logprobs.setdefault(request_id, []).extend(logprobs)
         self.finished.update(outputs.finish_reasons)
+        if (events := self.scheduler.take_kv_events()) is not None:
+            assert self.resident.isdisjoint(events.stored)
+            assert self.resident.issuperset(events.evicted)
+            self.resident.update(events.stored)
+            self.resident.difference_update(events.evicted)

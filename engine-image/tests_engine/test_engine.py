@@ -155,7 +155,7 @@ def test_a_leak_is_found_when_the_engine_gets_idle() -> None:
     outbox = Outbox()
     scheduler = Scheduler(limits())
     engine = Engine(device=_device(), scheduler=scheduler, publish=outbox.publish)
-    scheduler._blocks.allocate(count=1)
+    scheduler._kv.blocks.allocate(count=1)
 
     engine.run()
 

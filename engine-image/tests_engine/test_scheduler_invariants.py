@@ -25,14 +25,13 @@ def test_under_pressure_the_request_with_least_computed_gives_way_and_comes_back
         "young": expected_tokens(MODEL, (2,) * 3, max_tokens=16),
     }
     assert list(driver.finished) == ["old", "young"]
-    stats = driver.scheduler.stats()
-    assert stats.preemptions == 1
-    assert stats.recomputed_tokens > 0
+    assert driver.scheduler.stats().preemptions == 1
     driver.scheduler.check_integrity()
 
 
-def test_a_preempted_request_is_recomputed_with_its_generated_tokens_as_one_prefill() -> None:
-    driver = Driver(Scheduler(limits(kv_blocks=6, block_tokens=4, max_model_len=20)))
+@pytest.mark.parametrize("prefix_caching", [True, False])
+def test_a_preempted_request_comes_back_with_its_generated_tokens_as_one_prefill(*, prefix_caching: bool) -> None:
+    driver = Driver(Scheduler(limits(kv_blocks=6, max_model_len=20, prefix_caching=prefix_caching)))
     driver.scheduler.add(request("old", prompt=(1,) * 8, max_tokens=12))
     driver.scheduler.add(request("young", prompt=(2,) * 3, max_tokens=16))
 
@@ -46,13 +45,16 @@ def test_a_preempted_request_is_recomputed_with_its_generated_tokens_as_one_pref
     ]
     assert len(first_chunks) == 2
     resumed = first_chunks[1]
-    generated = len(resumed.token_ids) - 3
-    assert generated > 0
-    assert resumed.token_ids == (2,) * 3 + tuple(expected_tokens(MODEL, (2,) * 3, max_tokens=generated))
-    assert resumed.prompt_token_ids == (2,) * 3
-    # Its time in the queue is counted once.
-    admitted = [admission.request_id for planned in driver.plans for admission in planned.admitted]
-    assert admitted == ["old", "young"]
+    expected = tuple(expected_tokens(MODEL, (2,) * 3, max_tokens=6))
+    assert (resumed.prompt_token_ids, resumed.generated_token_ids) == ((2,) * 3, expected)
+    # Of its two full blocks the older was still there; the newer, its tail, went first.
+    found = 4 if prefix_caching else 0
+    assert resumed.start_position == found
+    assert resumed.token_ids == ((2,) * 3 + expected)[found:]
+    # Eight tokens were computed: only what is computed again counts.
+    assert driver.scheduler.stats().recomputed_tokens == 8 - found
+    # Its time in the queue is counted once, and what it finds of its own is no hit.
+    assert driver.cached_tokens() == {"old": 0, "young": 0}
 
 
 def test_nothing_is_admitted_in_the_step_that_preempts() -> None:
