@@ -21,6 +21,7 @@ from modelfleet_engine.http.errors import (
 )
 from modelfleet_engine.http.keys import METRICS, SERVING
 from modelfleet_engine.http.record import RECORD, RequestRecord
+from modelfleet_engine.http.tokenize import add_tokenizer_routes
 from modelfleet_engine.logs import log_failure
 from modelfleet_engine.metrics import Metrics
 from modelfleet_engine.serving import MAX_BODY_BYTES, Serving
@@ -53,6 +54,7 @@ def build_app(serving: Serving) -> web.Application:
             web.post("/v1/completions", openai.completions),
         ]
     )
+    add_tokenizer_routes(app)
     return app
 
 
