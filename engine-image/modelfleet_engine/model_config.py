@@ -1,7 +1,7 @@
 """A Hugging Face `config.json` as a frozen `ModelConfig`; what cannot be computed exactly is refused by name.
 
-Both spellings of rotary settings are read: `rope_theta` with `rope_scaling`, and `rope_parameters` (transformers 5).
-`auto_map` (remote code) is never followed: an architecture is known here or refused. No torch.
+What it leaves out gets transformers' default. `auto_map` (remote code) is never followed: an architecture is known
+(`model_families`) or refused. No torch.
 """
 
 from __future__ import annotations
@@ -12,27 +12,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from modelfleet_engine.config_fields import positive_integer, positive_number
 from modelfleet_engine.errors import ModelError
+from modelfleet_engine.model_families import FAMILIES, ModelFamily, find_architecture, sliding_layers, sliding_window
+from modelfleet_engine.rope_config import DEFAULT_THETA, RopeConfig, parse_rope, stretched_positions
 
-SUPPORTED_ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
-SUPPORTED_ROPE_TYPES = ("default", "linear", "llama3")
+Activation = Literal["silu", "gelu_tanh"]
+_ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RopeConfig:
-    """Rotary embedding: base frequency and, for the scaled kinds, their parameters (neutral where unused)."""
+class LayerAttention:
+    """What differs from layer to layer: how far it sees (tokens, itself included; None: all) and how it rotates."""
 
-    kind: Literal["default", "linear", "llama3"]
-    theta: float
-    factor: float = 1.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_position_embeddings: int = 0
+    window: int | None
+    rope: RopeConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """A decoder of the Llama family. `max_position_embeddings` is already bounded by a sliding window, if any."""
+    """A decoder with rotary embedding, RMS norms and a gated MLP; what `models.decoder` computes."""
 
     architecture: str
     vocab_size: int
@@ -42,10 +41,19 @@ class ModelConfig:
     query_heads: int
     kv_heads: int
     head_dim: int
+    layer_attention: tuple[LayerAttention, ...]  # one per layer
+    attention_scale: float | None  # None: 1 / sqrt(head_dim)
+    attention_soft_cap: float | None
+    logit_soft_cap: float | None
+    activation: Activation
     rms_norm_epsilon: float
+    norms_add_one: bool  # they multiply by 1 + weight
+    output_norms: bool  # attention and MLP are normed once more before they are added
+    qk_norm: bool
+    embedding_scale: float
     max_position_embeddings: int
-    rope: RopeConfig
     tie_word_embeddings: bool
+    fused_projections: bool  # qkv_proj and gate_up_proj in the checkpoint
     qkv_bias: bool
     output_bias: bool
     mlp_bias: bool
@@ -73,96 +81,118 @@ def read_model_config(model_path: Path) -> ModelConfig:
 
 def parse_model_config(raw: Mapping[str, Any]) -> ModelConfig:
     """The checked configuration; see `read_model_config`."""
-    architecture = _architecture(raw)
+    architecture = find_architecture(raw)
+    family = FAMILIES[architecture]
     _refuse_unsupported(raw)
-    hidden_size, query_heads = _integer(raw, "hidden_size"), _integer(raw, "num_attention_heads")
-    kv_heads = _integer(raw, "num_key_value_heads", default=query_heads)
-    head_dim = _integer(raw, "head_dim", default=hidden_size // query_heads)
-    if query_heads % kv_heads or head_dim % 2:
-        given = f"num_attention_heads {query_heads}, num_key_value_heads {kv_heads}, head_dim {head_dim}"
-        raise ModelError(f"config.json: query heads must be a multiple of KV heads and head_dim even; got {given}")
-    is_qwen2 = architecture == "Qwen2ForCausalLM"
-    attention_bias = bool(raw.get("attention_bias", False))
+    layers, hidden_size = positive_integer(raw, "num_hidden_layers"), positive_integer(raw, "hidden_size")
+    query_heads, kv_heads, head_dim = _head_geometry(raw, family, hidden_size=hidden_size)
+    layer_attention = _layer_attention(raw, family, layers=layers)
+    _check_rotation(layer_attention, family, head_dim=head_dim)
+    has_attention_bias = bool(raw.get("attention_bias", False))
     return ModelConfig(
         architecture=architecture,
-        vocab_size=_integer(raw, "vocab_size"),
+        vocab_size=positive_integer(raw, "vocab_size"),
         hidden_size=hidden_size,
-        intermediate_size=_integer(raw, "intermediate_size"),
-        layers=_integer(raw, "num_hidden_layers"),
+        intermediate_size=positive_integer(raw, "intermediate_size"),
+        layers=layers,
         query_heads=query_heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        rms_norm_epsilon=float(raw.get("rms_norm_eps", 1e-6)),
-        max_position_embeddings=_max_positions(raw),
-        rope=_rope(raw),
-        tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
-        # Qwen2 has biases on query, key and value alone, and does not say so in its config.
-        qkv_bias=is_qwen2 or attention_bias,
-        output_bias=attention_bias and not is_qwen2,
+        layer_attention=layer_attention,
+        attention_scale=_attention_scale(raw, family),
+        attention_soft_cap=_soft_cap(raw, family, "attn_logit_softcapping"),
+        logit_soft_cap=_soft_cap(raw, family, "final_logit_softcapping"),
+        activation=_activation(raw, family),
+        rms_norm_epsilon=float(raw.get("rms_norm_eps", family.defaults["rms_norm_eps"])),
+        norms_add_one=family.is_gemma,
+        output_norms=family.is_gemma,
+        qk_norm=family.qk_norm,
+        embedding_scale=hidden_size**0.5 if family.is_gemma else 1.0,
+        max_position_embeddings=_max_positions(raw, layer_attention),
+        tie_word_embeddings=bool(raw.get("tie_word_embeddings", family.defaults["tie_word_embeddings"])),
+        fused_projections=family.fused_projections,
+        qkv_bias=has_attention_bias if family.qkv_bias is None else family.qkv_bias,
+        output_bias=has_attention_bias if family.output_bias is None else family.output_bias,
         mlp_bias=bool(raw.get("mlp_bias", False)),
         checkpoint_dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32"),
     )
-
-
-def _architecture(raw: Mapping[str, Any]) -> str:
-    names = raw.get("architectures") or []
-    for name in names:
-        if name in SUPPORTED_ARCHITECTURES:
-            return str(name)
-    given = ", ".join(map(str, names)) or "none"
-    raise ModelError(f"architecture {given} is not supported; supported: {', '.join(SUPPORTED_ARCHITECTURES)}")
 
 
 def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
     if raw.get("quantization_config"):
         method = dict(raw["quantization_config"]).get("quant_method", "unknown")
         raise ModelError(f"quantization_config ({method}) is not supported; supported: unquantized safetensors")
-    activation = raw.get("hidden_act", "silu")
-    if activation != "silu":
-        raise ModelError(f"hidden_act {activation!r} is not supported; supported: 'silu'")
-    rotary_factor = raw.get("partial_rotary_factor", 1.0)
-    if rotary_factor not in (None, 1, 1.0):
-        raise ModelError(f"partial_rotary_factor {rotary_factor} is not supported; supported: 1.0")
+    if raw.get("use_bidirectional_attention"):
+        raise ModelError("use_bidirectional_attention is not supported; supported: false (a model that generates)")
 
 
-def _max_positions(raw: Mapping[str, Any]) -> int:
-    """Within its sliding window a model's attention is plain causal attention, so the window bounds the length."""
-    maximum = _integer(raw, "max_position_embeddings")
-    window = raw.get("sliding_window")
-    # Qwen2 carries a window that is off unless it says otherwise; Mistral's is on wherever it is set.
-    is_windowed = window is not None and bool(raw.get("use_sliding_window", True))
-    return min(maximum, int(window)) if is_windowed and window is not None else maximum
+def _head_geometry(raw: Mapping[str, Any], family: ModelFamily, *, hidden_size: int) -> tuple[int, int, int]:
+    """Query heads, KV heads and head size."""
+    query_heads = positive_integer(raw, "num_attention_heads")
+    kv_heads = positive_integer(raw, "num_key_value_heads", default=query_heads)
+    head_dim = positive_integer(raw, "head_dim", default=family.defaults.get("head_dim", hidden_size // query_heads))
+    if query_heads % kv_heads or head_dim % 2:
+        given = f"num_attention_heads {query_heads}, num_key_value_heads {kv_heads}, head_dim {head_dim}"
+        raise ModelError(f"config.json: query heads must be a multiple of KV heads and head_dim even; got {given}")
+    return query_heads, kv_heads, head_dim
 
 
-def _rope(raw: Mapping[str, Any]) -> RopeConfig:
-    scaling: Mapping[str, Any] = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    theta = float(scaling.get("rope_theta") or raw.get("rope_theta") or 10_000.0)
-    kind = scaling.get("rope_type") or scaling.get("type") or "default"
-    if scaling.get("partial_rotary_factor") not in (None, 1, 1.0):
-        raise ModelError(f"partial_rotary_factor {scaling['partial_rotary_factor']} is not supported; supported: 1.0")
-    if kind == "default":
-        return RopeConfig(kind="default", theta=theta)
-    try:
-        if kind == "linear":
-            return RopeConfig(kind="linear", theta=theta, factor=float(scaling["factor"]))
-        if kind == "llama3":
-            return RopeConfig(
-                kind="llama3",
-                theta=theta,
-                factor=float(scaling["factor"]),
-                low_freq_factor=float(scaling["low_freq_factor"]),
-                high_freq_factor=float(scaling["high_freq_factor"]),
-                original_max_position_embeddings=int(scaling["original_max_position_embeddings"]),
-            )
-    except KeyError as error:
-        raise ModelError(f"config.json: rope type {kind!r} needs {error.args[0]!r}") from error
-    raise ModelError(f"rope type {kind!r} is not supported; supported: {', '.join(SUPPORTED_ROPE_TYPES)}")
+def _layer_attention(raw: Mapping[str, Any], family: ModelFamily, *, layers: int) -> tuple[LayerAttention, ...]:
+    window, is_sliding = sliding_window(raw, family), sliding_layers(raw, family, layers=layers)
+    sliding_rope, full_rope = _ropes(raw, family)
+    sliding = LayerAttention(window=window, rope=sliding_rope)
+    full = LayerAttention(window=None, rope=full_rope)
+    return tuple(sliding if slides else full for slides in is_sliding)
 
 
-def _integer(raw: Mapping[str, Any], name: str, *, default: int | None = None) -> int:
-    value = raw.get(name)
-    if value is None:
-        value = default
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ModelError(f"config.json: {name} must be a positive integer, got {raw.get(name)!r}")
-    return value
+def _ropes(raw: Mapping[str, Any], family: ModelFamily) -> tuple[RopeConfig, RopeConfig]:
+    """Those of sliding and of full layers: one and the same but in Gemma 3, in either of its spellings."""
+    settings: Mapping[str, Any] = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    if not family.local_rope:
+        rope = parse_rope(raw, settings=settings, default_theta=family.theta)
+        return rope, rope
+    is_nested = "full_attention" in settings or "sliding_attention" in settings
+    full = (settings.get("full_attention") or {}) if is_nested else settings
+    sliding = (settings.get("sliding_attention") or {}) if is_nested else {}
+    local_theta = {"rope_theta": raw.get("rope_local_base_freq") or DEFAULT_THETA}
+    return (
+        parse_rope(raw, settings=local_theta | dict(sliding), default_theta=DEFAULT_THETA),
+        parse_rope(raw, settings=full, default_theta=family.theta),
+    )
+
+
+def _check_rotation(layer_attention: tuple[LayerAttention, ...], family: ModelFamily, *, head_dim: int) -> None:
+    """Every rotated width is even and has its factors; a share of the head only where the architecture has that."""
+    for rope in {layer.rope for layer in layer_attention}:
+        if rope.rotary_share != 1.0 and not family.partial_rotary:
+            raise ModelError(f"partial_rotary_factor {rope.rotary_share} is not supported here; supported: 1.0")
+        width = rope.rotary_width(head_dim)
+        if width % 2 or not 0 < width <= head_dim:
+            raise ModelError(f"partial_rotary_factor {rope.rotary_share} of head_dim {head_dim} is no even part of it")
+        for name, factors in (("short_factor", rope.short_factors), ("long_factor", rope.long_factors)):
+            if rope.kind == "longrope" and len(factors) != width // 2:
+                raise ModelError(f"config.json: {name} must hold {width // 2} numbers, got {len(factors)}")
+
+
+def _attention_scale(raw: Mapping[str, Any], family: ModelFamily) -> float | None:
+    if "query_pre_attn_scalar" not in family.defaults:
+        return None
+    default = float(family.defaults["query_pre_attn_scalar"])
+    return float((positive_number(raw, "query_pre_attn_scalar", default=default) or default) ** -0.5)
+
+
+def _soft_cap(raw: Mapping[str, Any], family: ModelFamily, name: str) -> float | None:
+    return positive_number(raw, name, default=family.defaults.get(name)) if family.is_gemma else None
+
+
+def _activation(raw: Mapping[str, Any], family: ModelFamily) -> Activation:
+    name = "hidden_activation" if family.is_gemma else "hidden_act"
+    given = raw.get(name) or family.defaults[name]
+    if given not in _ACTIVATIONS:
+        raise ModelError(f"{name} {given!r} is not supported; supported: {', '.join(map(repr, _ACTIVATIONS))}")
+    return _ACTIVATIONS[given]
+
+
+def _max_positions(raw: Mapping[str, Any], layer_attention: tuple[LayerAttention, ...]) -> int:
+    maximum = positive_integer(raw, "max_position_embeddings")
+    return max(stretched_positions(layer.rope, max_position_embeddings=maximum) for layer in layer_attention)

@@ -1,10 +1,11 @@
-"""From an `EngineConfig` to a warm `ModelRunner`: config, kernels, weights, KV cache, warm-up, each phase timed.
+"""From an `EngineConfig` to a warm `ModelRunner`: config, kernels, weights, profile, KV cache, each phase timed.
 
 Decides dtype, device and sizes; computes nothing itself.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import time
@@ -19,15 +20,24 @@ from modelfleet_kernels import Kernels, cpu_computes_bfloat16, select
 
 from modelfleet_engine import machine
 from modelfleet_engine.errors import ModelError
-from modelfleet_engine.kv_cache import CachePlan, CacheRequest, allocate_cache, plan_cache
+from modelfleet_engine.kv_cache import (
+    CachePlan,
+    CacheRequest,
+    allocate_cache,
+    can_hold_a_step,
+    kept_bytes,
+    plan_cache,
+)
 from modelfleet_engine.model_config import ModelConfig, read_model_config
 from modelfleet_engine.model_runner import ModelRunner
 from modelfleet_engine.models.decoder import DecoderModel
 from modelfleet_engine.models.registry import build_model
-from modelfleet_engine.step_plan import WARM_UP_TOKENS, SamplingParameters, ScheduledSequence, StepPlan
+from modelfleet_engine.process_memory import give_back_free_memory
+from modelfleet_engine.profile_run import Profile, ProfileRequest, profile_run
 from modelfleet_engine.weights import open_weights
 
 _log = logging.getLogger(__name__)
+_MIB = 1 << 20
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,13 +61,14 @@ class LoadedRunner:
     runner: ModelRunner
     model: ModelConfig
     cache: CachePlan
+    profile: Profile
     dtype: torch.dtype
     backend: str
     phases: StartPhases
 
 
 def load_runner(config: EngineConfig, *, backend: str | None = None) -> LoadedRunner:
-    """Reads, packs and warms up the model; `backend` asks for a kernel backend by name.
+    """Reads, packs and profiles the model; `backend` asks for a kernel backend by name.
 
     Raises:
         ModelError: the model or the configuration cannot be served.
@@ -69,27 +80,24 @@ def load_runner(config: EngineConfig, *, backend: str | None = None) -> LoadedRu
         # Who sets OMP_NUM_THREADS means it; torch has read it.
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(machine.usable_cores())
-        model_path = Path(config.model_path)
-        model_config = read_model_config(model_path)
+        model_config = read_model_config(Path(config.model_path))
         dtype = resolve_dtype(config.dtype, checkpoint=model_config.checkpoint_dtype)
         kernels = select(device, backend)
-    model = _load_weights(model_config, model_path=model_path, dtype=dtype, kernels=kernels, phases=phases)
+    model = _load_weights(config, model_config, dtype=dtype, kernels=kernels, phases=phases)
+    request = _cache_request(config, model_config, dtype=dtype)
+    with phases.phase("profile"):
+        profile = _profile(model, kernels, request)
     with phases.phase("allocate_kv_cache"):
-        plan = plan_cache(_cache_request(config, model_config, dtype=dtype))
-        kv_layers = allocate_cache(model_config, plan, block_tokens=config.block_tokens, dtype=dtype)
+        plan = _plan_cache(request, profile)
+        kv_cache = allocate_cache(model_config, blocks=plan.blocks, block_tokens=config.block_tokens, dtype=dtype)
     runner = ModelRunner(
-        model,
-        config=model_config,
-        kernels=kernels,
-        kv_layers=kv_layers,
-        max_num_seqs=config.max_num_seqs,
+        model, config=model_config, kernels=kernels, kv_cache=kv_cache, max_num_seqs=config.max_num_seqs
     )
-    with phases.phase("warm_up"):
-        _warm_up(runner, config, plan)
     return LoadedRunner(
         runner=runner,
         model=model_config,
         cache=plan,
+        profile=profile,
         dtype=dtype,
         backend=kernels.backend_name,
         phases=phases,
@@ -127,13 +135,17 @@ def _resolve_device(config: EngineConfig) -> str:
 
 
 def _load_weights(
-    model_config: ModelConfig, *, model_path: Path, dtype: torch.dtype, kernels: Kernels, phases: StartPhases
+    config: EngineConfig, model_config: ModelConfig, *, dtype: torch.dtype, kernels: Kernels, phases: StartPhases
 ) -> DecoderModel:
+    # Not what the cache will hold: a model must answer the same however much memory there is.
+    longest = config.max_model_len or model_config.max_position_embeddings
     with torch.inference_mode(), ExitStack() as stack:
         with phases.phase("map_weights"):
-            weights = stack.enter_context(open_weights(model_path, dtype=dtype))
+            weights = stack.enter_context(open_weights(Path(config.model_path), dtype=dtype))
         with phases.phase("pack_weights"):
-            return build_model(model_config, weights, kernels)
+            model = build_model(model_config, weights, kernels, max_model_len=longest)
+    give_back_free_memory()
+    return model
 
 
 def _cache_request(config: EngineConfig, model_config: ModelConfig, *, dtype: torch.dtype) -> CacheRequest:
@@ -150,27 +162,39 @@ def _cache_request(config: EngineConfig, model_config: ModelConfig, *, dtype: to
     )
 
 
-def _warm_up(runner: ModelRunner, config: EngineConfig, plan: CachePlan) -> None:
-    """Runs one prefill and one decode in the first blocks; what they leave there is overwritten by the first user."""
-    tokens = min(WARM_UP_TOKENS, config.max_num_batched_tokens, plan.max_model_len - 1)
-    blocks = tuple(range(-(-(tokens + 1) // config.block_tokens)))
-    prefill = ScheduledSequence(
-        slot=0,
-        token_ids=(0,) * max(1, tokens),
-        input_from_previous_step=False,
-        start_position=0,
-        block_table=blocks,
-        sampling=SamplingParameters(temperature=0.0),
+def _profile(model: DecoderModel, kernels: Kernels, request: CacheRequest) -> Profile:
+    if request.kv_cache_bytes is None and not can_hold_a_step(request):
+        # Raises: a step that does not fit would end in out-of-memory instead of a message.
+        plan_cache(request)
+    return profile_run(
+        model,
+        kernels,
+        ProfileRequest(
+            model=request.model,
+            dtype=request.dtype,
+            block_tokens=request.block_tokens,
+            max_num_seqs=request.max_num_seqs,
+            max_num_batched_tokens=request.max_num_batched_tokens,
+            longest=request.longest,
+        ),
     )
-    runner.run(StepPlan(step_id=-2, sequences=(prefill,)))
-    if tokens < 1:
-        return
-    decode = ScheduledSequence(
-        slot=0,
-        token_ids=(),
-        input_from_previous_step=True,
-        start_position=tokens,
-        block_table=blocks,
-        sampling=SamplingParameters(temperature=0.0),
+
+
+def _plan_cache(request: CacheRequest, profile: Profile) -> CachePlan:
+    """The plan with what is in use after the profile run and what the run has measured; says both in the log."""
+    give_back_free_memory()
+    measured = dataclasses.replace(
+        request, measured_step_bytes=profile.step_bytes, memory_used_bytes=machine.memory_used_bytes()
     )
-    runner.run(StepPlan(step_id=-1, sequences=(decode,)))
+    plan = plan_cache(measured)
+    kept = kept_bytes(measured)
+    _log.info(
+        "KV cache: %d blocks of %d tokens, %.0f MiB; in use %.0f MiB, kept for steps and the host %.0f MiB, memory limit %s",
+        plan.blocks,
+        request.block_tokens,
+        plan.blocks * plan.block_bytes / _MIB,
+        measured.memory_used_bytes / _MIB,
+        kept / _MIB,
+        "none" if request.memory_limit_bytes is None else f"{request.memory_limit_bytes / _MIB:.0f} MiB",
+    )
+    return plan

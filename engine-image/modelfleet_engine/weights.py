@@ -37,8 +37,8 @@ class Weights:
     def __contains__(self, name: str) -> bool:
         return name in self._file_of
 
-    def take(self, name: str, *shape: int) -> Tensor:
-        """The tensor `name` of `shape`, in the dtype asked for.
+    def take(self, name: str, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """The tensor `name` of `shape`, in `dtype` or else the dtype asked for.
 
         Raises:
             ModelError: it is missing or has another shape.
@@ -51,7 +51,7 @@ class Weights:
         if not tensor.is_floating_point():
             raise ModelError(f"tensor {name!r} must be floating point, got {tensor.dtype} (a quantized checkpoint?)")
         self._taken.add(name)
-        return tensor.to(self._dtype)
+        return tensor.to(self._dtype if dtype is None else dtype)
 
     def left(self) -> list[str]:
         """Names in the checkpoint that nothing took, sorted."""

@@ -38,11 +38,12 @@ def demo_model_dir() -> Path:
 
 
 def write_random_model(directory: Path, *, family: str, **overrides: Any) -> Any:
-    """Saves a tiny random float32 model of a transformers family ("Llama", "Qwen2", "Mistral"); answers the model."""
+    """Saves a tiny random float32 model of a transformers family ("Llama", "Gemma3"); answers the model."""
     import transformers
 
     torch.manual_seed(11)
-    config = getattr(transformers, f"{family}Config")(**TINY_SIZES | overrides)
+    config_class = getattr(transformers, f"{family}TextConfig", None) or getattr(transformers, f"{family}Config")
+    config = config_class(**TINY_SIZES | overrides)
     model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():

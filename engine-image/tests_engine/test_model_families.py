@@ -3,63 +3,42 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from modelfleet_api.engine_config import EngineConfig
-from modelfleet_engine.device import ThreadDevice
 from modelfleet_engine.model_loader import LoadedRunner, load_runner
 from modelfleet_engine.step_plan import ScheduledSequence, StepPlan
 from modelfleet_kernels import available_backends
 from torch import Tensor
 
-from tests_engine.model_fixtures import GREEDY, DrivenSequence, drive, write_random_model
+from tests_engine.model_fixtures import GREEDY, write_random_model
+from tests_engine.tiny_families import (
+    FAMILIES,
+    GEMMA3,
+    LLAMA3_ROPE,
+    PHI3_LONG,
+    prompt_of,
+    transformers_logits,
+)
 
-LLAMA3_ROPE = {
-    "rope_type": "llama3",
-    "rope_theta": 500.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
-FAMILIES: dict[str, dict[str, Any]] = {
-    "plain Llama": {"family": "Llama"},
-    "Llama with every bias and untied head": {
-        "family": "Llama",
-        "attention_bias": True,
-        "mlp_bias": True,
-        "tie_word_embeddings": False,
-    },
-    "Llama with a tied head and its own head size": {
-        "family": "Llama",
-        "tie_word_embeddings": True,
-        "head_dim": 10,
-    },
-    "Llama without grouped heads": {"family": "Llama", "num_key_value_heads": 6, "rms_norm_eps": 1e-3},
-    "llama3 rotary scaling": {"family": "Llama", "rope_parameters": LLAMA3_ROPE},
-    "linear rotary scaling": {
-        "family": "Llama",
-        "rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 3.0},
-    },
-    "Qwen2": {"family": "Qwen2", "tie_word_embeddings": True},
-    "Mistral": {"family": "Mistral", "sliding_window": None},
-}
+# Largest difference of two float32 logits, whose largest are about 3; measured: at most 4.4e-6.
+MAX_LOGIT_ERROR = 2e-5
 PROMPT_LENGTHS = (1, 2, 31, 77)
 
 
-@pytest.fixture(params=FAMILIES)
-def tiny_model(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Any]:
+@pytest.fixture(scope="module", params=FAMILIES)
+def tiny_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """A directory and the transformers model saved there."""
-    settings = FAMILIES[request.param]
-    return tmp_path, write_random_model(tmp_path, **settings)
+    directory = tmp_path_factory.mktemp("tiny")
+    return directory, write_random_model(directory, **FAMILIES[request.param])
 
 
-def load(model_dir: Path, **settings: Any) -> LoadedRunner:
+def load(model_dir: Path, *, backend: str | None = None, **settings: Any) -> LoadedRunner:
     """A float32 runner with blocks of 8 tokens."""
-    backend = settings.pop("backend", None)
     config = EngineConfig(
         model_path=str(model_dir),
         served_model_name="tiny",
@@ -71,14 +50,26 @@ def load(model_dir: Path, **settings: Any) -> LoadedRunner:
     return load_runner(config, backend=backend)
 
 
-def prompt_of(length: int) -> tuple[int, ...]:
-    """Deterministic token ids."""
-    return tuple((7 * index * index + 3 * index + length) % 131 for index in range(length))
+def row_of(tokens: tuple[int, ...], *, slot: int = 0, start: int = 0) -> ScheduledSequence:
+    """A row that computes `tokens` and samples greedily, with blocks for 160 tokens of its own."""
+    return ScheduledSequence(
+        slot=slot,
+        token_ids=tokens,
+        input_from_previous_step=False,
+        start_position=start,
+        block_table=tuple(range(20 * slot, 20 * slot + 20)),
+        sampling=GREEDY,
+    )
 
 
-def relative_error(actual: Tensor, expected: Tensor) -> float:
-    """Largest difference over the largest magnitude."""
-    return float((actual - expected).abs().max() / expected.abs().max())
+def last_logits(loaded: LoadedRunner, prompt: tuple[int, ...]) -> Tensor:
+    """After the prompt's last token, [V]."""
+    return loaded.runner.logits(StepPlan(step_id=0, sequences=(row_of(prompt),)))[0]
+
+
+def error(actual: Tensor, expected: Tensor) -> float:
+    """The largest difference."""
+    return float((actual - expected).abs().max())
 
 
 @pytest.mark.parametrize("backend", available_backends("cpu"))
@@ -86,74 +77,88 @@ def test_logits_of_a_mixed_batch_equal_transformers(tiny_model: tuple[Path, Any]
     model_dir, reference = tiny_model
     runner = load(model_dir, backend=backend).runner
     prompts = [prompt_of(length) for length in PROMPT_LENGTHS]
-    tables = [tuple(range(10 * index, 10 * index + 10)) for index in range(4)]
     # All but the last token of each prompt first, in uneven pieces, so that the compared step mixes all kinds of rows.
     cuts = [0, 1, 20, 50]
-    chunks = [
-        row_of(prompts[index][:cut], slot=index, start=0, table=tables[index]) for index, cut in enumerate(cuts) if cut
-    ]
+    chunks = [row_of(prompts[index][:cut], slot=index) for index, cut in enumerate(cuts) if cut]
     runner.logits(StepPlan(step_id=0, sequences=tuple(chunks)))
-    rest = [row_of(prompts[index][cut:], slot=index, start=cut, table=tables[index]) for index, cut in enumerate(cuts)]
+    rest = [row_of(prompts[index][cut:], slot=index, start=cut) for index, cut in enumerate(cuts)]
     logits = runner.logits(StepPlan(step_id=1, sequences=tuple(rest)))
-    with torch.inference_mode():
-        expected = torch.stack([reference(torch.tensor([prompt])).logits[0, -1] for prompt in prompts])
-    assert relative_error(logits, expected) < 1e-4
+    expected = torch.stack([rows[-1] for rows in transformers_logits(reference, prompts)])
+    assert error(logits, expected) < MAX_LOGIT_ERROR
     # The models are no constants: another token, another answer.
-    assert relative_error(logits[0], expected[1]) > 0.1
+    assert error(logits[0], expected[1]) > 1.0
 
 
-def row_of(tokens: tuple[int, ...], *, slot: int, start: int, table: tuple[int, ...]) -> ScheduledSequence:
-    """A row that computes `tokens` and samples greedily."""
-    return ScheduledSequence(
-        slot=slot,
-        token_ids=tokens,
-        input_from_previous_step=False,
-        start_position=start,
-        block_table=table,
-        sampling=GREEDY,
-    )
-
-
-def test_generation_one_step_ahead_equals_transformers_greedy_output(tiny_model: tuple[Path, Any]) -> None:
-    model_dir, reference = tiny_model
-    loaded = load(model_dir)
-    device = ThreadDevice(loaded.runner.run)
-    sequences = [DrivenSequence(prompt=prompt_of(length), output_tokens=6) for length in PROMPT_LENGTHS]
-    try:
-        drive(device, sequences, block_tokens=8, kv_blocks=loaded.cache.blocks, budget=24)
-    finally:
-        device.close()
-    for sequence in sequences:
-        first = len(sequence.prompt) - 1
-        with torch.inference_mode():
-            logits = reference(torch.tensor([[*sequence.prompt, *sequence.outputs]])).logits[0]
-        # Each output is transformers' own next token after the ones before it, so the whole is its greedy output.
-        assert sequence.outputs == logits[first:-1].argmax(dim=-1).tolist()
-
-
-def test_the_older_spelling_of_rotary_settings_gives_the_same_logits(tmp_path: Path) -> None:
-    reference = write_random_model(tmp_path, family="Llama", rope_parameters=LLAMA3_ROPE)
-    path = tmp_path / "config.json"
-    config = json.loads(path.read_text())
+def older_rope(config: dict[str, Any]) -> None:
+    """transformers 4: the base beside the scaling, and the dtype's older name."""
     scaling = config.pop("rope_parameters")
     config["rope_theta"] = scaling.pop("rope_theta")
     config["rope_scaling"] = scaling
     config["torch_dtype"] = config.pop("dtype")
+
+
+def older_phi3(config: dict[str, Any]) -> None:
+    """The first Phi-3 checkpoints: longrope as "su", the rotated share beside it."""
+    older_rope(config)
+    config["partial_rotary_factor"] = config["rope_scaling"].pop("partial_rotary_factor")
+    config["rope_scaling"]["type"] = "su"
+    del config["rope_scaling"]["rope_type"]
+
+
+def older_gemma3(config: dict[str, Any]) -> None:
+    """Gemma 3's own checkpoints: two bases, one scaling, and a period instead of a list of layers."""
+    ropes = config.pop("rope_parameters")
+    config["rope_theta"] = ropes["full_attention"].pop("rope_theta")
+    config["rope_local_base_freq"] = ropes["sliding_attention"]["rope_theta"]
+    config["rope_scaling"] = ropes["full_attention"]
+    del config["layer_types"]
+    config["sliding_window_pattern"] = 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "rewrite"),
+    [
+        ({"family": "Llama", "rope_parameters": LLAMA3_ROPE}, older_rope),
+        (PHI3_LONG, older_phi3),
+        (GEMMA3, older_gemma3),
+    ],
+    ids=["Llama", "Phi-3", "Gemma 3"],
+)
+def test_the_older_spelling_of_a_config_gives_the_same_logits(
+    tmp_path: Path, settings: dict[str, Any], rewrite: Callable[[dict[str, Any]], None]
+) -> None:
+    reference = write_random_model(tmp_path, **settings)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    rewrite(config)
     path.write_text(json.dumps(config))
     prompt = prompt_of(77)
-    row = row_of(prompt, slot=0, start=0, table=tuple(range(10)))
-    logits = load(tmp_path).runner.logits(StepPlan(step_id=0, sequences=(row,)))
-    with torch.inference_mode():
-        assert relative_error(logits[0], reference(torch.tensor([prompt])).logits[0, -1]) < 1e-4
+    (expected,) = transformers_logits(reference, [prompt])
+    assert error(last_logits(load(tmp_path), prompt), expected[-1]) < MAX_LOGIT_ERROR
 
 
-def test_a_sliding_window_bounds_the_length_within_which_attention_is_plain(tmp_path: Path) -> None:
-    reference = write_random_model(tmp_path, family="Mistral", sliding_window=64)
-    loaded = load(tmp_path)
-    assert loaded.cache.max_model_len == 64
-    prompt = prompt_of(64)
-    logits = loaded.runner.logits(
-        StepPlan(step_id=0, sequences=(row_of(prompt, slot=0, start=0, table=tuple(range(8))),))
-    )
-    with torch.inference_mode():
-        assert relative_error(logits[0], reference(torch.tensor([prompt])).logits[0, -1]) < 1e-4
+def test_longrope_s_factors_are_those_of_the_longest_sequence_the_engine_may_serve(tmp_path: Path) -> None:
+    reference = write_random_model(tmp_path, **PHI3_LONG)
+    prompt = prompt_of(60)
+    (long,) = transformers_logits(reference, [prompt])
+    (short,) = transformers_logits(reference, [prompt], pad_to=64)
+    assert error(last_logits(load(tmp_path), prompt), long[-1]) < MAX_LOGIT_ERROR
+    assert error(last_logits(load(tmp_path, max_model_len=65), prompt), long[-1]) < MAX_LOGIT_ERROR
+    assert error(last_logits(load(tmp_path, max_model_len=64), prompt), short[-1]) < MAX_LOGIT_ERROR
+    assert error(long[-1], short[-1]) > 0.5
+
+
+@pytest.mark.parametrize("family", ["plain Llama", "Qwen3", "Gemma 2", "Gemma 3"])
+def test_bfloat16_loses_no_more_than_transformers_does(tmp_path: Path, family: str) -> None:
+    reference = write_random_model(tmp_path, **FAMILIES[family])
+    prompts = [prompt_of(77, variant=variant) for variant in range(8)]
+    exact = torch.stack([rows[-1] for rows in transformers_logits(reference, prompts)])
+    theirs = torch.stack([rows[-1] for rows in transformers_logits(reference.bfloat16(), prompts)])
+    loaded = load(tmp_path, dtype="bfloat16")
+    ours = torch.stack([last_logits(loaded, prompt) for prompt in prompts])
+    assert rms(ours - exact) <= 1.25 * rms(theirs - exact)
+
+
+def rms(values: Tensor) -> float:
+    """Root of the mean square."""
+    return float(values.square().mean().sqrt())

@@ -1,4 +1,4 @@
-"""Which class computes which architecture. `model_config` has already refused what is not listed here."""
+"""From a configuration and a checkpoint to the model that computes it: one class for all of `model_families`."""
 
 from __future__ import annotations
 
@@ -9,23 +9,17 @@ from modelfleet_engine.model_config import ModelConfig
 from modelfleet_engine.models.decoder import DecoderModel
 from modelfleet_engine.weights import Weights
 
-_MODELS = {
-    "LlamaForCausalLM": DecoderModel,
-    "MistralForCausalLM": DecoderModel,
-    "Qwen2ForCausalLM": DecoderModel,
-}
-
 # What checkpoints carry and nobody needs: a tied head beside the embedding, frequencies old exporters saved.
 _IGNORED_SUFFIXES = ("lm_head.weight", "rotary_emb.inv_freq")
 
 
-def build_model(config: ModelConfig, weights: Weights, kernels: Kernels) -> DecoderModel:
-    """Reads and packs the weights.
+def build_model(config: ModelConfig, weights: Weights, kernels: Kernels, *, max_model_len: int) -> DecoderModel:
+    """Reads and packs the weights; `max_model_len` bounds every sequence to come, in tokens.
 
     Raises:
         ModelError: a tensor is missing, misshapen, or there are tensors this architecture would leave out.
     """
-    model = _MODELS[config.architecture](config, weights, kernels)
+    model = DecoderModel(config, weights, kernels, max_model_len=max_model_len)
     left = [name for name in weights.left() if not name.endswith(_IGNORED_SUFFIXES)]
     if left:
         shown = ", ".join(left[:3])
