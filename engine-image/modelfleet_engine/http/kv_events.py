@@ -27,10 +27,11 @@ async def kv_events(request: web.Request) -> web.StreamResponse:
     if serving.drain.is_draining:
         return draining_response()
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
+    # The stream ends because this engine goes away: nothing should be asked on this connection after it.
+    response.force_close()
     with serving.model.bridge.kv_events.subscribe() as subscription:
         await response.prepare(request)
         await _write_events(response, subscription)
-    response.force_close()
     await response.write_eof()
     return response
 
