@@ -8,16 +8,16 @@ Must not import torch or asyncio.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 from modelfleet_api.protocol import StepTime
 
-from modelfleet_engine.load import StepTimeFit
 from modelfleet_engine.request import Admission, GenerationRequest, KvEvents, StepOutputs
 from modelfleet_engine.scheduler import PlannedStep, Scheduler, SchedulerStats
-from modelfleet_engine.step_plan import Device, StepResult
+from modelfleet_engine.step_plan import Device, ProfiledStep, StepResult
+from modelfleet_engine.step_time import StepTimeFit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,10 @@ class EngineStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Update:
-    """What one step brought. `at_seconds` is the engine's monotonic clock when the result was there."""
+    """What one step brought. `at_seconds` is the engine's monotonic clock when the result was there.
+
+    There are updates between steps too: for requests whose deadline passed, and when an abort leaves nothing to do.
+    """
 
     at_seconds: float
     outputs: StepOutputs
@@ -72,25 +75,26 @@ class Failed:
 
 Publish = Callable[[Update | Failed], None]
 
-# The fit is solved at most this often: it only feeds a report.
-_FIT_EVERY_STEPS = 16
-
 
 class Engine:
-    """One device, one scheduler, one loop. `run` is the thread's target; `send` may be called from any thread."""
+    """One device, one scheduler, one loop. `run` is the thread's target; `send` may be called from any thread.
 
-    def __init__(self, *, device: Device, scheduler: Scheduler, publish: Publish) -> None:
+    `profiled` are steps that the device measured before: what a step costs is known from the first request on.
+    """
+
+    def __init__(
+        self, *, device: Device, scheduler: Scheduler, publish: Publish, profiled: Sequence[ProfiledStep] = ()
+    ) -> None:
         self._device = device
         self._scheduler = scheduler
         self._publish = publish
         self._inbox: SimpleQueue[Command] = SimpleQueue()
         self._in_flight: list[PlannedStep] = []
         self._admitted: list[Admission] = []
-        self._step_time_fit = StepTimeFit()
-        self._step_time: StepTime | None = None
+        self._step_time_fit = StepTimeFit(profiled)
+        scheduler.step_time = self._step_time_fit.latest
         self._computed_tokens = 0
         self._busy_seconds = 0.0
-        self._completed_steps = 0
         self._is_closed = False
         # Monotonic time at which the step now going on began; None while idle. Read by the watchdog.
         self.step_started_seconds: float | None = None
@@ -114,14 +118,23 @@ class Engine:
     def step(self) -> None:
         """Submits the next step if there is one, then takes the result of the step before it."""
         self.step_started_seconds = time.monotonic()
-        planned = None if self._is_closed else self._scheduler.plan_step(self.step_started_seconds)
+        planned = None if self._is_closed else self._plan(now_seconds=self.step_started_seconds)
+        # With a step just submitted the one before it may run or be done; wait only for that one.
+        if len(self._in_flight) > (0 if planned is None else 1):
+            self._complete(self._device.wait())
+
+    def _plan(self, *, now_seconds: float) -> PlannedStep | None:
+        """Plans and submits the next step; publishes at once which requests are past their deadline."""
+        planned = self._scheduler.plan_step(now_seconds)
+        if ended := self._scheduler.take_ended():
+            self._publish_update(outputs=StepOutputs(finish_reasons=ended))
         if planned is not None:
             self._device.submit(planned.plan)
             self._in_flight.append(planned)
             self._admitted.extend(planned.admitted)
-        # With a step just submitted the one before it may run or be done; wait only for that one.
-        if len(self._in_flight) > (0 if planned is None else 1):
-            self._complete(self._device.wait())
+        elif self._scheduler.has_work and not self._in_flight:
+            raise RuntimeError(f"requests wait, yet no step can be planned: {self._scheduler.stats()}")
+        return planned
 
     def _obey_commands(self) -> None:
         """Takes all commands there are; with nothing to compute, sleeps until there is one."""
@@ -159,9 +172,7 @@ class Engine:
             kv_tokens=planned.kv_tokens,
             seconds=result.busy_seconds,
         )
-        self._completed_steps += 1
-        if self._completed_steps % _FIT_EVERY_STEPS == 0:
-            self._step_time = self._step_time_fit.fitted()
+        self._scheduler.step_time = self._step_time_fit.latest
         self._publish_update(outputs=outputs)
 
     def _publish_update(self, *, outputs: StepOutputs) -> None:
@@ -170,6 +181,14 @@ class Engine:
             scheduler=self._scheduler.stats(),
             computed_tokens=self._computed_tokens,
             busy_seconds=self._busy_seconds,
-            step_time=self._step_time,
+            step_time=self._step_time_fit.latest,
         )
-        self._publish(Update(at_seconds=time.monotonic(), outputs=outputs, admitted=admitted, stats=stats))
+        self._publish(
+            Update(
+                at_seconds=time.monotonic(),
+                outputs=outputs,
+                admitted=admitted,
+                stats=stats,
+                kv_events=self._scheduler.take_kv_events(),
+            )
+        )

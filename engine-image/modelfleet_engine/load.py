@@ -1,4 +1,4 @@
-"""What one engine knows about its own load: histograms, the learned step time, counters.
+"""What one engine knows about its own load: histograms and counters. The learned step time is in `step_time`.
 
 Pure (no clock, no I/O): times are arguments. `metrics.py` shows it to Prometheus, `GET /load` to the fleet.
 """
@@ -6,10 +6,9 @@ Pure (no clock, no I/O): times are arguments. `metrics.py` shows it to Prometheu
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field
 
-from modelfleet_api.protocol import HistogramSnapshot, StepTime
+from modelfleet_api.protocol import HistogramSnapshot
 
 # Upper bounds in seconds; vLLM's own edges where they matter for a CPU or a GPU engine.
 TTFT_BOUNDS = (
@@ -52,80 +51,6 @@ class Histogram:
     def snapshot(self) -> HistogramSnapshot:
         """A frozen copy for the wire: counts are per bucket, not cumulative."""
         return HistogramSnapshot(upper_bounds=self.bounds, counts=tuple(self.counts), sum=self.total)
-
-
-class StepTimeFit:
-    """Learns t[s] = a + b*sequences + c*prefill_tokens + d*kv_tokens from measured steps.
-
-    Least squares over an exponentially fading window (about 1,000 steps), no coefficient below zero: a term that
-    would come out negative is left out and the rest fitted again.
-    """
-
-    TERMS = 4
-    FADING = 0.999
-    # So few steps say nothing about four numbers.
-    MINIMUM_STEPS = 8
-
-    def __init__(self) -> None:
-        self._steps = 0
-        self._normal = [[0.0] * self.TERMS for _ in range(self.TERMS)]
-        self._right = [0.0] * self.TERMS
-
-    def observe(self, *, sequences: int, prefill_tokens: int, kv_tokens: int, seconds: float) -> None:
-        """Adds one measured step."""
-        row = (1.0, float(sequences), float(prefill_tokens), float(kv_tokens))
-        for i, left in enumerate(row):
-            self._right[i] = self._right[i] * self.FADING + left * seconds
-            for j, right in enumerate(row):
-                self._normal[i][j] = self._normal[i][j] * self.FADING + left * right
-        self._steps += 1
-
-    def fitted(self) -> StepTime | None:
-        """The coefficients now, in seconds per unit; None before there is enough to learn from."""
-        if self._steps < self.MINIMUM_STEPS:
-            return None
-        active = list(range(self.TERMS))
-        solution = [0.0] * self.TERMS
-        while active:
-            values = self._solve(active)
-            if min(values) >= 0:
-                for index, value in zip(active, values, strict=True):
-                    solution[index] = value
-                break
-            active.pop(values.index(min(values)))
-        base, per_sequence, per_prefill_token, per_kv_token = solution
-        return StepTime(
-            base_seconds=base,
-            per_sequence_seconds=per_sequence,
-            per_prefill_token_seconds=per_prefill_token,
-            per_kv_token_seconds=per_kv_token,
-            observed_steps=self._steps,
-        )
-
-    def _solve(self, active: list[int]) -> list[float]:
-        """Least squares over some of the terms. The ridge is relative, so that units do not matter."""
-        matrix = [[self._normal[i][j] for j in active] for i in active]
-        for k in range(len(active)):
-            matrix[k][k] = matrix[k][k] * (1 + 1e-6) + 1e-12
-        return solve(matrix, [self._right[i] for i in active])
-
-
-def solve(matrix: Rows[Rows[float]], right: Rows[float]) -> list[float]:
-    """Solves a small regular linear system by Gaussian elimination with partial pivoting."""
-    size = len(right)
-    rows = [[*matrix[i], right[i]] for i in range(size)]
-    for column in range(size):
-        pivot = max(range(column, size), key=lambda i: abs(rows[i][column]))
-        rows[column], rows[pivot] = rows[pivot], rows[column]
-        for i in range(column + 1, size):
-            factor = rows[i][column] / rows[column][column]
-            for j in range(column, size + 1):
-                rows[i][j] -= factor * rows[column][j]
-    solution = [0.0] * size
-    for i in reversed(range(size)):
-        known = sum(rows[i][j] * solution[j] for j in range(i + 1, size))
-        solution[i] = (rows[i][size] - known) / rows[i][i]
-    return solution
 
 
 @dataclass(slots=True)

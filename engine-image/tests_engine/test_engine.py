@@ -172,5 +172,5 @@ def test_the_stats_count_steps_tokens_and_time() -> None:
     assert stats.computed_tokens == 10 + 29
     assert stats.busy_seconds >= 0.03
     assert stats.step_time is not None
-    assert stats.step_time.observed_steps == 16
+    assert stats.step_time.observed_steps == 24
     assert [admission.request_id for update in outbox.updates for admission in update.admitted] == ["a"]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pytest
 from modelfleet_api import metric_names
 from modelfleet_api.engine_config import EngineConfig
 from modelfleet_api.protocol import Load, StepTime
 from modelfleet_engine.drain import Drain
-from modelfleet_engine.load import Histogram, StepTimeFit
+from modelfleet_engine.load import Histogram
 from modelfleet_engine.metrics import Metrics
 from modelfleet_engine.serving import Serving
 from prometheus_client.parser import text_string_to_metric_families
@@ -26,63 +24,6 @@ def test_a_value_on_a_bound_belongs_to_that_bucket() -> None:
     snapshot = histogram.snapshot()
 
     assert (snapshot.counts, snapshot.sum) == ((2, 2, 3), 110.0)
-
-
-def test_the_step_time_is_learned_from_measured_steps() -> None:
-    chance = random.Random(3)
-    fit = StepTimeFit()
-    for _ in range(500):
-        sequences, prefill, kv = chance.randint(1, 32), chance.choice([0, 0, 128, 400]), chance.randint(50, 8000)
-        seconds = 0.004 + 0.0003 * sequences + 0.0006 * prefill + 0.000002 * kv
-        fit.observe(
-            sequences=sequences, prefill_tokens=prefill, kv_tokens=kv, seconds=seconds * chance.uniform(0.98, 1.02)
-        )
-
-    learned = fit.fitted()
-
-    assert learned is not None
-    assert learned.per_prefill_token_seconds == pytest.approx(0.0006, rel=0.03)
-    assert learned.per_kv_token_seconds == pytest.approx(0.000002, rel=0.2)
-    predicted = (
-        learned.base_seconds
-        + 16 * learned.per_sequence_seconds
-        + 128 * learned.per_prefill_token_seconds
-        + 4000 * learned.per_kv_token_seconds
-    )
-    assert predicted == pytest.approx(0.004 + 0.0048 + 0.0768 + 0.008, rel=0.02)
-
-
-def test_no_learned_term_is_negative() -> None:
-    fit = StepTimeFit()
-    for step in range(100):
-        # Falls with the number of sequences: no honest model of a step.
-        fit.observe(sequences=step, prefill_tokens=0, kv_tokens=0, seconds=1.0 - step * 0.005)
-
-    learned = fit.fitted()
-
-    assert learned is not None
-    assert learned.per_sequence_seconds == 0.0
-    assert learned.base_seconds > 0.5
-
-
-def test_equal_steps_still_predict_themselves() -> None:
-    fit = StepTimeFit()
-    for _ in range(50):
-        fit.observe(sequences=1, prefill_tokens=0, kv_tokens=100, seconds=0.02)
-
-    learned = fit.fitted()
-
-    assert learned is not None
-    total = learned.base_seconds + learned.per_sequence_seconds + 100 * learned.per_kv_token_seconds
-    assert total == pytest.approx(0.02, rel=1e-3)
-
-
-def test_too_few_steps_teach_nothing() -> None:
-    fit = StepTimeFit()
-    for _ in range(7):
-        fit.observe(sequences=1, prefill_tokens=0, kv_tokens=1, seconds=0.02)
-
-    assert fit.fitted() is None
 
 
 async def _serving() -> Serving:
