@@ -94,7 +94,7 @@ class Tracer:
         url = traces_url(endpoint)
         try:
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-            from opentelemetry.sdk.resources import Resource
+            from opentelemetry.sdk.resources import OTELResourceDetector, Resource
             from opentelemetry.sdk.trace import TracerProvider
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
             from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -104,7 +104,9 @@ class Tracer:
                 "install modelfleet[tracing]"
             ) from error
         # OTEL_RESOURCE_ATTRIBUTES, OTEL_SERVICE_NAME and OTEL_TRACES_SAMPLER mean here what they mean everywhere.
-        resource = Resource({"service.name": SERVICE_NAME}).merge(Resource.create())
+        resource = Resource.create(
+            Resource({"service.name": SERVICE_NAME}).merge(OTELResourceDetector().detect()).attributes
+        )
         self._provider: TracerProvider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=url)))
         self._tracer = self._provider.get_tracer("modelfleet_engine")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
-from modelfleet_engine import internal_key
 from modelfleet_engine.errors import ModelError
 from modelfleet_engine.http.app import build_app
 from modelfleet_engine.internal_key import InternalKey
@@ -80,7 +79,7 @@ def test_an_unchanged_file_is_not_read_again(tmp_path: Path, monkeypatch: pytest
     def fail(*_arguments: object, **_options: object) -> None:
         raise AssertionError("read again")
 
-    monkeypatch.setattr(internal_key.Path, "open", fail)
+    monkeypatch.setattr(Path, "open", fail)
     assert key.admits("k")
 
 
