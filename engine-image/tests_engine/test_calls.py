@@ -16,9 +16,10 @@ from modelfleet_engine.http.choice import ChoiceDelta
 from modelfleet_engine.http.headers import CallHeaders
 from modelfleet_engine.http.responses import CompletionFormat, Usage
 from modelfleet_engine.http.schema import ChatCompletionBody, CompletionBody
+from tokenizers import processors
 
 from tests_engine.serving_here import MAX_MODEL_LEN, MAX_OUTSTANDING, serving_here
-from tests_engine.tiny_model import EOS_ID, write_tiny_model
+from tests_engine.tiny_model import BOS, EOS_ID, byte_tokenizer, encode, write_tiny_model
 
 
 @pytest.fixture
@@ -125,3 +126,86 @@ async def test_a_bug_in_a_begun_stream_ends_it_with_one_error_event(
     assert "".join(event["choices"][0]["text"] for event in events[:-1]) == "bc"
     assert events[-1]["error"]["code"] == "internal_error"
     assert cut == 1
+
+
+HEADERS = CallHeaders(deadline_seconds=99.0, cache_salt="tenant", prefix_hashes=("h1", "h2"))
+
+
+async def test_what_headers_say_reaches_every_sequence(directory: Path) -> None:
+    async with serving_here(directory) as (serving, model):
+        body = CompletionBody(model="tiny", prompt="abc", n=2, priority=-3, cache_salt="own")
+        call = await completion_call(serving, model, body, HEADERS)
+
+    assert [
+        (request.deadline_seconds, request.cache_salt, request.prefix_hashes, request.priority)
+        for request in call.requests
+    ] == [(99.0, "tenant\nown", ("h1", "h2"), -3)] * 2
+
+
+@pytest.mark.parametrize("change", [{"prompt": ["abc", "abd"]}, {"truncate_prompt_tokens": 2}])
+async def test_prefix_hashes_are_dropped_where_they_do_not_stand_for_the_prompt(
+    directory: Path, change: dict[str, object]
+) -> None:
+    async with serving_here(directory) as (serving, model):
+        body = CompletionBody.model_validate({"model": "tiny", "prompt": "abc", **change})
+        call = await completion_call(serving, model, body, HEADERS)
+
+    assert [request.prefix_hashes for request in call.requests] == [()] * len(call.requests)
+
+
+async def test_the_choices_of_one_prompt_are_a_group_and_its_prompt_is_scored_once(directory: Path) -> None:
+    async with serving_here(directory) as (serving, model):
+        body = CompletionBody(model="tiny", prompt=["a", "a"], n=2, echo=True, logprobs=2, prompt_logprobs=1)
+        call = await completion_call(serving, model, body, CallHeaders())
+        single = await completion_call(serving, model, CompletionBody(model="tiny", prompt=["a", "b"]), CallHeaders())
+
+    groups = [request.group_id for request in call.requests]
+    assert groups[0] == groups[1] != groups[2] == groups[3]
+    assert [request.prompt_logprobs for request in call.requests] == [2, None, 2, None]
+    assert [request.sampling.logprobs for request in call.requests] == [2] * 4
+    assert [request.group_id for request in single.requests] == ["", ""]
+
+
+async def test_a_logit_bias_is_taken_by_token_id_and_checked_against_the_vocabulary(directory: Path) -> None:
+    async with serving_here(directory) as (serving, model):
+        body = CompletionBody(model="tiny", prompt="a", logit_bias={"7": 100, "3": -100, "5": 0})
+        call = await completion_call(serving, model, body, CallHeaders())
+        outside = CompletionBody(model="tiny", prompt="a", logit_bias={"259": 1})
+        with pytest.raises(RequestError, match="logit_bias: token id 259 is outside") as refusal:
+            await completion_call(serving, model, outside, CallHeaders())
+
+    assert call.requests[0].sampling.logit_bias == ((3, -100.0), (7, 100.0))
+    assert refusal.value.param == "logit_bias"
+
+
+async def test_special_tokens_are_added_to_a_text_unless_unwanted(directory: Path) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 256)])
+    tokenizer.save(str(directory / "tokenizer.json"))
+    messages = [{"role": "user", "content": "hi"}]
+    async with serving_here(directory) as (serving, model):
+
+        async def first_ids(**change: object) -> tuple[int, ...]:
+            body = CompletionBody.model_validate({"model": "tiny", "prompt": "a", **change})
+            return (await completion_call(serving, model, body, CallHeaders())).prompts[0].token_ids
+
+        async def chat_ids(**change: object) -> tuple[int, ...]:
+            body = ChatCompletionBody.model_validate({"model": "tiny", "messages": messages, **change})
+            return (await chat_call(serving, model, body, CallHeaders())).prompts[0].token_ids
+
+        completion = [await first_ids(), await first_ids(add_special_tokens=False)]
+        chat = [(await chat_ids())[:2], (await chat_ids(add_special_tokens=True))[:2]]
+
+    assert completion == [(256, *encode("a")), encode("a")]
+    assert chat == [(256, encode("u")[0]), (256, 256)]
+
+
+async def test_a_template_that_breaks_on_its_arguments_is_the_clients_error(directory: Path) -> None:
+    (directory / "chat_template.jinja").write_text("{{ 1 // divisor }}", encoding="utf-8")
+    messages = [{"role": "user", "content": "hi"}]
+    fields = {"model": "tiny", "messages": messages, "chat_template_kwargs": {"divisor": 0}}
+    async with serving_here(directory) as (serving, model):
+        with pytest.raises(RequestError, match="division or modulo by zero") as refusal:
+            await chat_call(serving, model, ChatCompletionBody.model_validate(fields), CallHeaders())
+
+    assert (refusal.value.status, refusal.value.code) == (400, "invalid_messages")

@@ -87,6 +87,21 @@ def test_a_stop_string_is_cut_out_with_all_that_follows() -> None:
     assert stops.feed("hello STOP world") == ("hello ", True)
 
 
+def test_a_stop_string_is_kept_where_that_is_wanted_and_named() -> None:
+    stops = StopStrings(["and", "STOP"], include_stop=True)
+
+    assert (stops.feed("hello STOP world"), stops.found) == (("hello STOP", True), "STOP")
+
+
+def test_several_tokens_at_once_make_the_same_text() -> None:
+    tokens = encode("10 € für 👩‍👩‍👧‍👦")
+    one_by_one, at_once = IncrementalDetokenizer(_decode), IncrementalDetokenizer(_decode)
+
+    pieces = "".join(one_by_one.feed(token_id) for token_id in tokens)
+
+    assert at_once.feed_all(tokens[:9]) + at_once.feed_all(tokens[9:]) == pieces
+
+
 def test_a_stop_string_is_found_across_pieces_and_never_leaks() -> None:
     stops = StopStrings(["<end>"])
 
