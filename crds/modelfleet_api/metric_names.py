@@ -10,6 +10,11 @@ LABEL_MODEL_NAME = "model_name"
 LABEL_ENGINE = "engine"
 LABEL_FINISHED_REASON = "finished_reason"
 LABEL_REASON = "reason"
+# Of STEP_TIME_SECONDS: which coefficient of the learned step time.
+LABEL_TERM = "term"
+LABEL_PHASE = "phase"
+LABEL_BACKEND = "backend"
+LABEL_DTYPE = "dtype"
 
 NUM_REQUESTS_RUNNING = "vllm:num_requests_running"
 NUM_REQUESTS_WAITING = "vllm:num_requests_waiting"

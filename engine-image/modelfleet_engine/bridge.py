@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -20,7 +20,7 @@ from modelfleet_engine.kv_event_hub import KvEventHub
 from modelfleet_engine.load import RequestCounts
 from modelfleet_engine.request import FinishReason, GenerationRequest, StepOutputs
 from modelfleet_engine.scheduler import Scheduler
-from modelfleet_engine.step_plan import Device, TokenLogprobs
+from modelfleet_engine.step_plan import Device, ProfiledStep, TokenLogprobs
 
 
 @dataclass(slots=True, kw_only=True)
@@ -96,6 +96,7 @@ class Bridge:
         counts: RequestCounts,
         queue: QueueLimits,
         on_failure: Callable[[Exception], None],
+        profiled: Sequence[ProfiledStep] = (),
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._counts = counts
@@ -110,8 +111,10 @@ class Bridge:
         self.kv_events = KvEventHub()
         self._in_preparation = 0
         self._closed_by: GenerationCutError | None = None
-        self.stats = EngineStats(scheduler=scheduler.stats(), computed_tokens=0, busy_seconds=0.0, step_time=None)
-        self._engine = Engine(device=device, scheduler=scheduler, publish=self._publish)
+        self._engine = Engine(device=device, scheduler=scheduler, publish=self._publish, profiled=profiled)
+        self.stats = EngineStats(
+            scheduler=scheduler.stats(), computed_tokens=0, busy_seconds=0.0, step_time=scheduler.step_time
+        )
         # A daemon: a step that hangs must not keep the process from ending.
         self._thread = threading.Thread(target=self._engine.run, name="engine", daemon=True)
         self._thread.start()

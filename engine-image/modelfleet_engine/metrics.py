@@ -5,9 +5,10 @@ A collector that reads the state when it is scraped: the hot path counts plain i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from modelfleet_api import metric_names as names
+from modelfleet_api.protocol import Load, StepTime
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -17,10 +18,14 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from modelfleet_engine.admission import Refusal
 from modelfleet_engine.load import Histogram
+from modelfleet_engine.request import FinishReason
 from modelfleet_engine.serving import Serving
 
 _LABELS = (names.LABEL_MODEL_NAME, names.LABEL_ENGINE)
+# Beside those of the queue. Every reason is shown from the start: a rate needs a first value.
+_OTHER_REFUSALS = ("draining", "unauthorized")
 
 
 class EngineCollector(Collector):
@@ -34,21 +39,22 @@ class EngineCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """All families; gauges are zero until the model is loaded."""
         load = self._serving.load()
+        scheduler = None if self._serving.model is None else self._serving.model.bridge.stats.scheduler
         usage = load.kv_blocks_used / load.kv_blocks_total if load.kv_blocks_total else 0.0
         yield self._gauge(names.NUM_REQUESTS_RUNNING, "Sequences in the running batch.", load.running)
         yield self._gauge(names.NUM_REQUESTS_WAITING, "Sequences that wait for a place.", load.waiting)
         yield self._gauge(names.KV_CACHE_USAGE, "Share of KV blocks in use, 0 to 1.", usage)
+        waste = 0.0 if scheduler is None else scheduler.kv_waste_ratio
+        yield self._gauge(names.KV_WASTE, "Share of the held KV blocks' room without a token, 0 to 1.", waste)
+        yield self._gauge(names.QUEUED_TOKENS, "Tokens that waiting requests must compute.", load.queued_tokens)
+        yield self._gauge(names.RUNNING_TOKENS, "Tokens of the running sequences.", load.running_tokens)
         yield self._gauge(names.DRAINING, "1 after SIGTERM.", float(load.draining))
-        info = GaugeMetricFamily(
-            names.CACHE_CONFIG_INFO,
-            "Shape of the KV cache, in labels.",
-            labels=[*_LABELS, "block_size", "num_gpu_blocks"],
-        )
-        info.add_metric([*self._labels, str(load.block_tokens), str(load.kv_blocks_total)], 1.0)
-        yield info
         counters = load.counters
+        queried = 0 if scheduler is None else scheduler.prefix_queried_tokens
         for name, text, value in (
             (names.NUM_PREEMPTIONS, "Sequences that lost their KV blocks.", counters.preemptions),
+            (names.PREFIX_CACHE_QUERIES, "Tokens looked up in the prefix cache.", queried),
+            (names.PREFIX_CACHE_HITS, "Tokens found in the prefix cache.", counters.cached_tokens),
             (names.PROMPT_TOKENS, "Prompt tokens of admitted requests.", counters.prompt_tokens),
             (names.GENERATION_TOKENS, "Tokens generated.", counters.generated_tokens),
             (names.STEPS, "Forward passes planned.", counters.steps),
@@ -60,7 +66,12 @@ class EngineCollector(Collector):
             yield self._counter(name, text, value)
         yield from self._requests()
         yield from self._histograms()
-        yield self._start_phases()
+        yield from self._infos(load)
+        yield self._by_label(
+            names.STEP_TIME_SECONDS, "The learned step time.", names.LABEL_TERM, _terms(load.step_time)
+        )
+        phases = self._serving.start_phases
+        yield self._by_label(names.START_PHASE_SECONDS, "What the start took.", names.LABEL_PHASE, phases)
 
     def _requests(self) -> Iterator[Metric]:
         counts = self._serving.counts
@@ -69,13 +80,13 @@ class EngineCollector(Collector):
             "Requests finished, by reason.",
             labels=[*_LABELS, names.LABEL_FINISHED_REASON],
         )
-        for reason in sorted({"stop", "length", "abort", *counts.finished}):
+        for reason in sorted({*FinishReason, *counts.finished}):
             finished.add_metric([*self._labels, reason], counts.finished.get(reason, 0))
         yield finished
         refused = CounterMetricFamily(
             names.ADMISSION_REJECTIONS, "Requests refused, by reason.", labels=[*_LABELS, names.LABEL_REASON]
         )
-        for reason in sorted({"queue_full", "draining", *counts.refused}):
+        for reason in sorted({*Refusal, *_OTHER_REFUSALS, *counts.refused}):
             refused.add_metric([*self._labels, reason], counts.refused.get(reason, 0))
         yield refused
 
@@ -93,12 +104,33 @@ class EngineCollector(Collector):
             family.add_metric(self._labels, _cumulative_buckets(histogram), histogram.total)
             yield family
 
-    def _start_phases(self) -> Metric:
-        family = GaugeMetricFamily(
-            names.START_PHASE_SECONDS, "Time each phase of the start took.", labels=[*_LABELS, "phase"]
+    def _infos(self, load: Load) -> Iterator[Metric]:
+        """What does not change while the process lives: labels of a gauge that is 1."""
+        model, config = self._serving.model, self._serving.config
+        yield self._info(
+            names.CACHE_CONFIG_INFO,
+            "Shape of the KV cache.",
+            {
+                "block_size": str(load.block_tokens),
+                "num_gpu_blocks": str(load.kv_blocks_total),
+                "enable_prefix_caching": str(config.prefix_caching),
+            },
         )
-        for phase, seconds in self._serving.start_phases.items():
-            family.add_metric([*self._labels, phase], seconds)
+        backend = {
+            names.LABEL_BACKEND: "" if model is None else model.backend,
+            names.LABEL_DTYPE: "" if model is None else model.dtype,
+        }
+        yield self._info(names.KERNEL_BACKEND_INFO, "Which kernels compute, in which data type.", backend)
+
+    def _info(self, name: str, text: str, labels: Mapping[str, str]) -> Metric:
+        family = GaugeMetricFamily(name, text, labels=[*_LABELS, *labels])
+        family.add_metric([*self._labels, *labels.values()], 1.0)
+        return family
+
+    def _by_label(self, name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
+        family = GaugeMetricFamily(name, text, labels=[*_LABELS, label])
+        for key, value in values.items():
+            family.add_metric([*self._labels, key], value)
         return family
 
     def _gauge(self, name: str, text: str, value: float) -> Metric:
@@ -110,6 +142,18 @@ class EngineCollector(Collector):
         family = CounterMetricFamily(name, text, labels=_LABELS)
         family.add_metric(self._labels, value)
         return family
+
+
+def _terms(learned: StepTime | None) -> dict[str, float]:
+    """The coefficients in seconds by name; none before anything is learned."""
+    if learned is None:
+        return {}
+    return {
+        "base": learned.base_seconds,
+        "per_sequence": learned.per_sequence_seconds,
+        "per_prefill_token": learned.per_prefill_token_seconds,
+        "per_kv_token": learned.per_kv_token_seconds,
+    }
 
 
 def _cumulative_buckets(histogram: Histogram) -> list[tuple[str, float]]:

@@ -38,7 +38,6 @@ from modelfleet_engine.logs import configure_logging, log_event, log_failure
 from modelfleet_engine.scheduler import Scheduler, SchedulerLimits
 from modelfleet_engine.serving import PHASE_READY, LoadedDevice, ReadyModel, Serving
 from modelfleet_engine.settings import ServeOptions
-from modelfleet_engine.step_plan import WARM_UP_TOKENS
 from modelfleet_engine.tokenizer import ModelTokenizer
 from modelfleet_engine.tracing import Tracer
 
@@ -184,6 +183,7 @@ class Server:
     def _ready_model(self, loaded: LoadedDevice, tokenizer: ModelTokenizer) -> ReadyModel:
         capacity_tokens = loaded.kv_blocks * loaded.block_tokens
         max_model_len = min(loaded.max_model_len, capacity_tokens)
+        itl_target = self._config.itl_target_milliseconds
         scheduler = Scheduler(
             SchedulerLimits(
                 max_num_seqs=self._config.max_num_seqs,
@@ -191,6 +191,8 @@ class Server:
                 max_model_len=max_model_len,
                 kv_blocks=loaded.kv_blocks,
                 block_tokens=loaded.block_tokens,
+                prefix_caching=self._config.prefix_caching,
+                itl_target_seconds=None if itl_target is None else itl_target / 1000,
             )
         )
         bridge = Bridge(
@@ -202,6 +204,7 @@ class Server:
                 tokens=self._config.max_queued_tokens,
             ),
             on_failure=self._fail,
+            profiled=loaded.profiled_steps,
         )
         return ReadyModel(
             bridge=bridge,
@@ -209,9 +212,9 @@ class Server:
             max_model_len=max_model_len,
             vocab_size=loaded.vocab_size,
             block_tokens=loaded.block_tokens,
-            first_full_step_seconds=loaded.phases.get("warm_up", 0.0)
-            * self._config.max_num_batched_tokens
-            / WARM_UP_TOKENS,
+            dtype=loaded.dtype,
+            backend=loaded.backend,
+            first_full_step_seconds=loaded.full_step_seconds,
         )
 
     async def _watch(self) -> None:

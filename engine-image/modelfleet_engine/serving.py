@@ -15,7 +15,7 @@ from modelfleet_engine.bridge import Bridge
 from modelfleet_engine.drain import Drain
 from modelfleet_engine.internal_key import InternalKey
 from modelfleet_engine.load import RequestCounts
-from modelfleet_engine.step_plan import Device
+from modelfleet_engine.step_plan import Device, ProfiledStep
 from modelfleet_engine.tokenizer import ModelTokenizer
 from modelfleet_engine.tracing import Tracer
 
@@ -52,6 +52,10 @@ class LoadedDevice(Protocol):
     def backend(self) -> str: ...
     @property
     def phases(self) -> Mapping[str, float]: ...
+    @property
+    def profiled_steps(self) -> tuple[ProfiledStep, ...]: ...
+    @property
+    def full_step_seconds(self) -> float: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +67,9 @@ class ReadyModel:
     max_model_len: int
     vocab_size: int
     block_tokens: int
-    # What the warm-up says of a step that uses the whole token budget; the learned step time replaces it.
+    dtype: str
+    backend: str
+    # What the profile says of a step that uses the whole token budget; the learned step time replaces it.
     first_full_step_seconds: float = 0.0
 
     @property
@@ -124,7 +130,7 @@ class Serving:
         return None
 
     def full_step_seconds(self) -> float:
-        """The predicted time of a step that uses the whole budget: learned, at first from the warm-up; 0 unloaded."""
+        """The predicted time of a step that uses the whole budget: learned, at first from the profile; 0 unloaded."""
         if self.model is None:
             return 0.0
         stats = self.model.bridge.stats
@@ -155,29 +161,34 @@ class Serving:
         )
         if self.model is None:
             return report
-        stats = self.model.bridge.stats
+        return report.model_copy(update=self._model_load(self.model))
+
+    def _model_load(self, model: ReadyModel) -> dict[str, object]:
+        """What a loaded model adds to the report."""
+        counts = self.counts
+        stats = model.bridge.stats
         scheduler = stats.scheduler
-        return report.model_copy(
-            update={
-                "running": scheduler.running,
-                "waiting": self.model.bridge.waiting,
-                "running_tokens": scheduler.running_tokens,
-                "queued_tokens": scheduler.queued_tokens,
-                "max_model_len": self.model.max_model_len,
-                "kv_blocks_used": scheduler.kv_blocks_used,
-                "kv_blocks_total": scheduler.kv_blocks_total,
-                "block_tokens": self.model.block_tokens,
-                "step_time": stats.step_time,
-                "counters": LoadCounters(
-                    requests=counts.total_finished,
-                    steps=scheduler.steps,
-                    prompt_tokens=counts.prompt_tokens,
-                    computed_tokens=stats.computed_tokens,
-                    generated_tokens=counts.generated_tokens,
-                    busy_seconds=stats.busy_seconds,
-                    preemptions=scheduler.preemptions,
-                    recomputed_tokens=scheduler.recomputed_tokens,
-                    cut_requests=counts.cut,
-                ),
-            }
-        )
+        return {
+            "running": scheduler.running,
+            "waiting": model.bridge.waiting,
+            "running_tokens": scheduler.running_tokens,
+            # The engine has not seen yet what came during its present step.
+            "queued_tokens": max(scheduler.queued_tokens, model.bridge.waiting_work.prompt_tokens),
+            "max_model_len": model.max_model_len,
+            "kv_blocks_used": scheduler.kv_blocks_used,
+            "kv_blocks_total": scheduler.kv_blocks_total,
+            "block_tokens": model.block_tokens,
+            "step_time": stats.step_time,
+            "counters": LoadCounters(
+                requests=counts.total_finished,
+                steps=scheduler.steps,
+                prompt_tokens=counts.prompt_tokens,
+                cached_tokens=scheduler.prefix_hit_tokens,
+                computed_tokens=stats.computed_tokens,
+                generated_tokens=counts.generated_tokens,
+                busy_seconds=stats.busy_seconds,
+                preemptions=scheduler.preemptions,
+                recomputed_tokens=scheduler.recomputed_tokens,
+                cut_requests=counts.cut,
+            ),
+        }

@@ -1,7 +1,6 @@
 """A real server process over the fake device: `python -m tests_engine.fake_server DIR [serve's flags]`.
 
-The environment says how the device behaves: FAKE_STEP_SECONDS, FAKE_FAIL_AT_STEP, FAKE_LOAD_SECONDS,
-FAKE_FAILURE,
+The environment says how the device behaves: FAKE_STEP_SECONDS, FAKE_FAIL_AT_STEP, FAKE_LOAD_SECONDS, FAKE_FAILURE,
 FAKE_HANG_AT_STEP, FAKE_STUCK_SECONDS, FAKE_HUNG_SECONDS, FAKE_MODEL_ERROR, FAKE_KV_BLOCKS.
 """
 
@@ -18,7 +17,7 @@ from typing import NoReturn
 from modelfleet_api.engine_config import EngineConfig
 from modelfleet_engine import server, serving, settings
 from modelfleet_engine.errors import ModelError
-from modelfleet_engine.step_plan import Device
+from modelfleet_engine.step_plan import Device, ProfiledStep
 
 from tests_engine.fake_device import FakeDevice
 from tests_engine.tiny_model import VOCAB_SIZE, encode
@@ -50,7 +49,9 @@ class FakeModel:
     vocab_size: int = VOCAB_SIZE
     dtype: str = "float32"
     backend: str = "fake"
-    phases: Mapping[str, float] = field(default_factory=lambda: {"weights": 0.001, "warmup": 0.002})
+    phases: Mapping[str, float] = field(default_factory=lambda: {"weights": 0.001, "profile": 0.002})
+    profiled_steps: tuple[ProfiledStep, ...] = ()
+    full_step_seconds: float = 0.0
 
 
 def load_fake_model(config: EngineConfig) -> FakeModel:

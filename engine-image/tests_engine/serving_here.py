@@ -54,6 +54,8 @@ async def serving_here(directory: Path, *, vocab_size: int = VOCAB_SIZE) -> Asyn
         max_model_len=MAX_MODEL_LEN,
         vocab_size=vocab_size,
         block_tokens=_BLOCK_TOKENS,
+        dtype="float32",
+        backend="fake",
     )
     with ThreadPoolExecutor(max_workers=1) as pool:
         serving = Serving(
