@@ -18,13 +18,15 @@ from modelfleet_engine.step_plan import ScheduledSequence, StepPlan
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StepBatch:
-    """What the model and the sampler take. T tokens, R sampling rows."""
+    """What the model and the sampler take. T tokens, R sampling rows, Q tokens before prompt tokens to be scored."""
 
     token_ids: Tensor  # [T] int64
     positions: Tensor  # [T] int64
     paged: PagedBatch
     sampling_rows: list[int]  # R indices into the plan's sequences
-    output_tokens: Tensor  # [R] int64: the last token of each sampling row
+    scored_rows: list[int]  # indices into the plan's sequences of the rows that want prompt log probabilities
+    output_tokens: Tensor  # [R + Q] int64: the last token of each sampling row, then those of the scored rows
+    target_token_ids: Tensor  # [Q] int64: what came after each of the Q tokens
     slots: Tensor  # [R] int64: the state-table row of each sampling row
 
 
@@ -39,8 +41,15 @@ def build_batch(plan: StepPlan, *, block_tokens: int, last_sampled: Tensor) -> S
     tables = _block_tables(rows)  # [S, M]
     slots = tables[row_of_token, positions // block_tokens] * block_tokens + positions % block_tokens  # [T]
     sampling_rows = [index for index, row in enumerate(rows) if row.sampling is not None]
+    scored_rows = [index for index, row in enumerate(rows) if row.prompt_logprobs is not None]
+    first_tokens = ends - query_lengths  # [S]
+    output_tokens = ends[sampling_rows] - 1  # [R]
+    for index in scored_rows:
+        scored = first_tokens[index] + np.arange(len(rows[index].target_token_ids))
+        output_tokens = np.concatenate((output_tokens, scored))
+    targets = [token for index in scored_rows for token in rows[index].target_token_ids]
     return StepBatch(
-        token_ids=_token_ids(rows, first_tokens=ends - query_lengths, last_sampled=last_sampled),
+        token_ids=_token_ids(rows, first_tokens=first_tokens, last_sampled=last_sampled),
         positions=torch.from_numpy(positions),
         paged=PagedBatch(
             query_lengths=query_lengths.tolist(),
@@ -49,7 +58,9 @@ def build_batch(plan: StepPlan, *, block_tokens: int, last_sampled: Tensor) -> S
             slot_mapping=torch.from_numpy(slots),
         ),
         sampling_rows=sampling_rows,
-        output_tokens=torch.from_numpy(ends[sampling_rows] - 1),
+        scored_rows=scored_rows,
+        output_tokens=torch.from_numpy(output_tokens),
+        target_token_ids=torch.tensor(targets, dtype=torch.int64),
         slots=torch.tensor([rows[index].slot for index in sampling_rows], dtype=torch.int64),
     )
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from modelfleet_api.engine_config import EngineConfig
 
 from modelfleet_engine.errors import ModelError
-from modelfleet_engine.step_plan import Device, StepPlan, StepResult
+from modelfleet_engine.step_plan import Device, ProfiledStep, StepPlan, StepResult
 
 __all__ = ["DeviceClosedError", "LoadedModel", "ModelError", "ThreadDevice", "load_model"]
 
@@ -26,7 +26,11 @@ class DeviceClosedError(RuntimeError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """A model ready to run steps, with every size resolved. `phases` are seconds per phase of the start, in order."""
+    """A model ready to run steps, with every size resolved. `phases` are seconds per phase of the start, in order.
+
+    `profiled_steps` were measured before the first request; `full_step_seconds` is what a step of the whole token
+    budget takes by them.
+    """
 
     device: Device
     kv_blocks: int
@@ -37,10 +41,12 @@ class LoadedModel:
     dtype: str
     backend: str
     phases: Mapping[str, float]
+    profiled_steps: tuple[ProfiledStep, ...]
+    full_step_seconds: float
 
 
 def load_model(config: EngineConfig) -> LoadedModel:
-    """Reads, packs and warms up the model in `config.model_path`.
+    """Reads, packs and profiles the model in `config.model_path`.
 
     Raises:
         ModelError: the model or the configuration cannot be served.
@@ -59,6 +65,8 @@ def load_model(config: EngineConfig) -> LoadedModel:
         dtype=str(loaded.dtype).removeprefix("torch."),
         backend=loaded.backend,
         phases=dict(loaded.phases.seconds),
+        profiled_steps=loaded.profile.steps,
+        full_step_seconds=loaded.profile.full_step_seconds(config.max_num_batched_tokens),
     )
 
 

@@ -1,4 +1,7 @@
-"""The paged KV cache: how many blocks fit, the longest sequence they hold, and their memory. Knows no sequence."""
+"""The paged KV cache: how many blocks fit, the longest sequence they hold, their memory and copies between them.
+
+Knows no sequence.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,23 @@ from torch import Tensor
 
 from modelfleet_engine.errors import ModelError
 from modelfleet_engine.model_config import ModelConfig
+from modelfleet_engine.step_memory import attention_bytes, step_bytes
+from modelfleet_engine.step_plan import BlockCopy
 
 # Without a memory limit nobody says what this process may take.
 DEFAULT_KV_CACHE_BYTES = 2 << 30
 # Growth of the interpreter, HTTP buffers, tokenizer caches and the allocator's slack.
 HOST_MARGIN_BYTES = 128 << 20
-# The attention backends' workspace bound, gathered once more as a temporary.
-ATTENTION_MARGIN_BYTES = 128 << 20
+# Blocks copied in one call: bounds the copy in between.
+COPIED_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheRequest:
-    """What the sizes of the cache depend on. Bytes, tokens and sequences as named; None is "auto"."""
+    """What the sizes of the cache depend on. Bytes, tokens and sequences as named; None is "auto".
+
+    `measured_step_bytes` is what the largest step was seen to take beside weights and cache; None: estimated.
+    """
 
     model: ModelConfig
     dtype: torch.dtype
@@ -33,6 +41,13 @@ class CacheRequest:
     kv_cache_bytes: int | None
     memory_limit_bytes: int | None
     memory_used_bytes: int
+    measured_step_bytes: int | None = None
+
+    @property
+    def longest(self) -> int:
+        """The most tokens a sequence may have before the cache's own bound."""
+        maximum = self.model.max_position_embeddings
+        return maximum if self.max_model_len is None else min(self.max_model_len, maximum)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +68,8 @@ def plan_cache(request: CacheRequest) -> CachePlan:
     model, wanted = request.model, request.max_model_len
     if wanted is not None and wanted > model.max_position_embeddings:
         raise ModelError(f"maxModelLen {wanted} is above the model's maximum of {model.max_position_embeddings} tokens")
-    longest = wanted or model.max_position_embeddings
     block_bytes = kv_block_bytes(model, block_tokens=request.block_tokens, dtype=request.dtype)
-    available, origin = _available_bytes(request, longest=longest, block_bytes=block_bytes)
+    available, origin = _available_bytes(request, block_bytes=block_bytes)
     blocks = available // block_bytes
     if blocks < 1:
         needed = f"one block of {request.block_tokens} tokens needs {block_bytes} bytes"
@@ -64,7 +78,7 @@ def plan_cache(request: CacheRequest) -> CachePlan:
     if wanted is not None and wanted > capacity:
         held = f"the {capacity} tokens the KV cache holds ({blocks} blocks of {block_bytes} bytes)"
         raise ModelError(f"maxModelLen {wanted} is above {held}; {origin}")
-    return CachePlan(blocks=blocks, block_bytes=block_bytes, max_model_len=min(longest, capacity))
+    return CachePlan(blocks=blocks, block_bytes=block_bytes, max_model_len=min(request.longest, capacity))
 
 
 def kv_block_bytes(model: ModelConfig, *, block_tokens: int, dtype: torch.dtype) -> int:
@@ -72,40 +86,75 @@ def kv_block_bytes(model: ModelConfig, *, block_tokens: int, dtype: torch.dtype)
     return model.layers * 2 * block_tokens * model.kv_heads * model.head_dim * dtype.itemsize
 
 
-def _available_bytes(request: CacheRequest, *, longest: int, block_bytes: int) -> tuple[int, str]:
+def _available_bytes(request: CacheRequest, *, block_bytes: int) -> tuple[int, str]:
     """Bytes for the cache, and where the number comes from, for messages."""
     if request.kv_cache_bytes is not None:
         return request.kv_cache_bytes, f"kvCacheBytes is {request.kv_cache_bytes}"
-    # More than every sequence at its longest would never be touched.
-    useful_blocks = request.max_num_seqs * -(-longest // request.block_tokens)
+    # More than every sequence at its longest holds nothing that runs.
+    useful_blocks = request.max_num_seqs * -(-request.longest // request.block_tokens)
     limit = request.memory_limit_bytes
     if limit is None:
         available, origin = DEFAULT_KV_CACHE_BYTES, f"the default without a memory limit is {DEFAULT_KV_CACHE_BYTES}"
     else:
-        margin = activation_bytes(request, longest=longest)
-        available = limit - request.memory_used_bytes - margin
-        origin = f"memory limit {limit}, used {request.memory_used_bytes}, kept for activations {margin} bytes"
+        kept = kept_bytes(request)
+        available = limit - request.memory_used_bytes - kept
+        origin = f"memory limit {limit}, used {request.memory_used_bytes}, kept for steps and the host {kept} bytes"
     return min(available, useful_blocks * block_bytes), origin
 
 
-def activation_bytes(request: CacheRequest, *, longest: int) -> int:
-    """An upper estimate of what the largest step holds at once beside weights and cache."""
-    model, size = request.model, request.dtype.itemsize
-    heads = (model.query_heads + 2 * model.kv_heads) * model.head_dim
-    # Per token: residual, norm, projections (4 H), qkv twice (rotated), gate, up and their product.
-    per_token = size * (4 * model.hidden_size + 2 * heads + 3 * model.intermediate_size)
-    # A later prefill chunk's mask, one byte and one element per query and key.
-    mask = request.max_num_batched_tokens * longest * (1 + size)
-    # Logits in two dtypes, scaled, masked, weighted and noise.
-    logits = request.max_num_seqs * model.vocab_size * 4 * 6
-    one_sequence = 2 * 2 * model.kv_heads * model.head_dim * longest * size
-    workspace = max(ATTENTION_MARGIN_BYTES, one_sequence)
-    return request.max_num_batched_tokens * per_token + mask + logits + workspace + HOST_MARGIN_BYTES
+def kept_bytes(request: CacheRequest) -> int:
+    """What must stay free beside weights and cache: the largest step, attention over the longest context, the host."""
+    step = request.measured_step_bytes
+    if step is None:
+        step = _estimated_step_bytes(request)
+    attention = attention_bytes(
+        request.model,
+        tokens=request.max_num_batched_tokens,
+        longest=request.longest,
+        element_bytes=request.dtype.itemsize,
+    )
+    return step + attention + HOST_MARGIN_BYTES
 
 
-def allocate_cache(model: ModelConfig, plan: CachePlan, *, block_tokens: int, dtype: torch.dtype) -> Sequence[Tensor]:
-    """One [N, 2, Hkv, P, D] cache per layer in anonymous memory: zeros, and resident only once written."""
-    shape = (model.layers, plan.blocks, 2, model.kv_heads, block_tokens, model.head_dim)
-    memory = mmap.mmap(-1, plan.blocks * plan.block_bytes)
-    cache = torch.frombuffer(memory, dtype=torch.uint8).view(dtype).view(shape)  # [layers, N, 2, Hkv, P, D]
-    return cache.unbind(0)
+def can_hold_a_step(request: CacheRequest) -> bool:
+    """Whether the estimate of one step, without any margin, fits into what the limit leaves."""
+    limit = request.memory_limit_bytes
+    return limit is None or request.memory_used_bytes + _estimated_step_bytes(request) <= limit
+
+
+def _estimated_step_bytes(request: CacheRequest) -> int:
+    return step_bytes(
+        request.model,
+        tokens=request.max_num_batched_tokens,
+        sequences=request.max_num_seqs,
+        element_bytes=request.dtype.itemsize,
+    )
+
+
+def allocate_cache(model: ModelConfig, *, blocks: int, block_tokens: int, dtype: torch.dtype) -> Tensor:
+    """The cache [layers, N, 2, Hkv, P, D] in anonymous memory: zeros, and resident only once written."""
+    shape = (model.layers, blocks, 2, model.kv_heads, block_tokens, model.head_dim)
+    memory = mmap.mmap(-1, blocks * kv_block_bytes(model, block_tokens=block_tokens, dtype=dtype))
+    return torch.frombuffer(memory, dtype=torch.uint8).view(dtype).view(shape)
+
+
+def copy_blocks(cache: Tensor, copies: Sequence[BlockCopy]) -> None:
+    """Does `copies` as if one after the other, in every layer of cache [layers, N, 2, Hkv, P, D], in few calls."""
+    for batch in _independent(copies):
+        sources = torch.tensor([copy.source for copy in batch])  # [C]
+        destinations = torch.tensor([copy.destination for copy in batch])  # [C]
+        cache.index_copy_(1, destinations, cache.index_select(1, sources))
+
+
+def _independent(copies: Sequence[BlockCopy]) -> list[list[BlockCopy]]:
+    """Cuts the copies where one touches a block that one before it wrote: a batch reads everything, then writes."""
+    batches: list[list[BlockCopy]] = []
+    written: set[int] = set()
+    for copy in copies:
+        is_free = not written & {copy.source, copy.destination}
+        if not batches or not is_free or len(batches[-1]) == COPIED_AT_ONCE:
+            batches.append([])
+            written = set()
+        batches[-1].append(copy)
+        written.add(copy.destination)
+    return batches

@@ -36,6 +36,15 @@ def memory_used_bytes(root: Path = Path("/")) -> int:
     return _resident_bytes(root)
 
 
+def memory_peak_bytes(root: Path = Path("/")) -> int | None:
+    """The most this process's cgroup has ever used, page cache included; None where nobody counts it."""
+    for directory in _directories(root, "memory"):
+        for name in ("memory.peak", "memory.max_usage_in_bytes"):
+            if (value := _read_int(directory / name)) is not None:
+                return value
+    return None
+
+
 def usable_cores(root: Path = Path("/")) -> int:
     """Whole cores: the CPU quota rounded down, within the affinity mask, at least 1.
 

@@ -187,14 +187,16 @@ def _plan_cache(request: CacheRequest, profile: Profile) -> CachePlan:
         request, measured_step_bytes=profile.step_bytes, memory_used_bytes=machine.memory_used_bytes()
     )
     plan = plan_cache(measured)
-    kept = kept_bytes(measured)
     _log.info(
-        "KV cache: %d blocks of %d tokens, %.0f MiB; in use %.0f MiB, kept for steps and the host %.0f MiB, memory limit %s",
+        "KV cache: %d blocks of %d tokens, %.0f MiB; in use %.0f MiB, kept for steps (%s) and the host %.0f MiB, "
+        "memory limit %s; profiled %d tokens a step",
         plan.blocks,
         request.block_tokens,
         plan.blocks * plan.block_bytes / _MIB,
         measured.memory_used_bytes / _MIB,
-        kept / _MIB,
+        profile.source,
+        kept_bytes(measured) / _MIB,
         "none" if request.memory_limit_bytes is None else f"{request.memory_limit_bytes / _MIB:.0f} MiB",
+        profile.profiled_tokens,
     )
     return plan

@@ -1,4 +1,8 @@
-"""Draws one token per row: penalties, bans, then greedy or temperature, min-p, top-k and top-p by Gumbel-max.
+"""Draws one token per row: bias, penalties, bans, then greedy or temperature, min-p, top-k and top-p by Gumbel-max.
+
+A bias is added to the model's logits before the penalties, as vLLM does: it changes what the model says, and presence
+and frequency then subtract the same from it in either order; only the repetition penalty, a factor, can tell the
+difference. Bans come last, so that no bias lifts one.
 
 Every restriction is a threshold on the row's own logits (ties at the threshold stay in), and the noise is keyed by
 (seed, choice index, position, token id): a row draws the same token in any batch.
@@ -6,12 +10,16 @@ Every restriction is a threshold on the row's own logits (ties at the threshold 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from modelfleet_engine.logprobs import token_logprobs
 from modelfleet_engine.noise import DrawKey, exponential
 from modelfleet_engine.penalties import PenaltyTables
-from modelfleet_engine.step_plan import SamplingParameters, ScheduledSequence, StepPlan
+from modelfleet_engine.step_plan import SamplingParameters, ScheduledSequence, StepPlan, TokenLogprobs
 
 # Below this the division by the temperature only overflows: greedy.
 GREEDY_BELOW_TEMPERATURE = 1e-5
@@ -19,21 +27,34 @@ GREEDY_BELOW_TEMPERATURE = 1e-5
 _CANDIDATES = (64, 1024)
 
 
-class Sampler:
-    """Samples rows of logits; keeps the penalties' counts per slot."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Samples:
+    """What was drawn; `logprobs` by row, of the rows that asked for them."""
 
-    def __init__(self, *, max_num_seqs: int, vocab_size: int) -> None:
-        self._penalties = PenaltyTables(max_num_seqs=max_num_seqs, vocab_size=vocab_size)
+    token_ids: Tensor  # [R] int64
+    logprobs: Mapping[int, TokenLogprobs]
+
+
+class Sampler:
+    """Samples rows of logits; keeps what the penalties count per slot."""
+
+    def __init__(self) -> None:
+        self._penalties = PenaltyTables()
 
     def observe(self, plan: StepPlan, *, last_sampled: Tensor) -> None:
         """Notes the tokens a step computes; call it once per step, before `sample`."""
         self._penalties.observe(plan, last_sampled=last_sampled)
 
-    def sample(self, logits: Tensor, rows: list[ScheduledSequence]) -> Tensor:
-        """logits [R, V] float32 (may be overwritten), one row of the plan each -> token ids [R] int64."""
+    def sample(self, logits: Tensor, rows: list[ScheduledSequence]) -> Samples:
+        """logits [R, V] float32 (may be overwritten), one row of the plan each."""
         sampling = [row.sampling for row in rows if row.sampling is not None]
         if len(sampling) != len(rows):
             raise ValueError(f"{len(rows) - len(sampling)} of {len(rows)} rows have no sampling parameters")
+        alternatives = {index: item.logprobs for index, item in enumerate(sampling) if item.logprobs is not None}
+        asking = list(alternatives)
+        # The model's own logits, before anything below overwrites them.
+        own_logits = logits[asking] if asking else None  # [A, V]
+        _add_bias(logits, sampling)
         self._penalties.apply(logits, rows)
         _ban(logits, sampling)
         token_ids = logits.argmax(dim=-1)  # [R]
@@ -42,12 +63,22 @@ class Sampler:
             chosen = [sampling[index] for index in drawn]
             keys = [_draw_key(rows[index], sampling[index]) for index in drawn]
             token_ids[drawn] = _draw(logits[drawn], chosen, keys)
-        return token_ids
+        if own_logits is None:
+            return Samples(token_ids=token_ids, logprobs={})
+        logprobs = token_logprobs(own_logits, token_ids[asking], list(alternatives.values()))
+        return Samples(token_ids=token_ids, logprobs=dict(zip(asking, logprobs, strict=True)))
 
 
 def _draw_key(row: ScheduledSequence, sampling: SamplingParameters) -> DrawKey:
     position = row.start_position + row.computed_tokens
     return DrawKey(seed=sampling.seed, choice_index=sampling.choice_index, position=position)
+
+
+def _add_bias(logits: Tensor, sampling: list[SamplingParameters]) -> None:
+    biased = [(index, token, value) for index, item in enumerate(sampling) for token, value in item.logit_bias]
+    if biased:
+        rows, tokens, values = (torch.tensor(column) for column in zip(*biased, strict=True))
+        logits.index_put_((rows, tokens), values.to(logits.dtype), accumulate=True)
 
 
 def _ban(logits: Tensor, sampling: list[SamplingParameters]) -> None:

@@ -11,10 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-# A device is warmed up with one prefill of this many tokens and one decode, which makes oneDNN build and touch what
-# it needs; how long that takes is the first guess at the model's speed.
-WARM_UP_TOKENS = 64
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParameters:

@@ -16,12 +16,14 @@ from modelfleet_engine.kv_cache import (
     DEFAULT_KV_CACHE_BYTES,
     CachePlan,
     CacheRequest,
-    activation_bytes,
     allocate_cache,
+    can_hold_a_step,
+    copy_blocks,
+    kept_bytes,
     plan_cache,
 )
 from modelfleet_engine.model_config import parse_model_config
-from modelfleet_engine.step_plan import ScheduledSequence, StepPlan
+from modelfleet_engine.step_plan import BlockCopy, ScheduledSequence, StepPlan
 
 from tests_engine.model_fixtures import GREEDY
 from tests_engine.test_model_config import LLAMA
@@ -54,6 +56,22 @@ def test_a_mixed_plan_is_laid_out_row_after_row() -> None:
     assert batch.sampling_rows == [0, 1, 3]
     assert batch.output_tokens.tolist() == [0, 1, 6]
     assert batch.slots.tolist() == [3, 1, 2]
+
+
+def test_scored_prompt_tokens_come_after_those_that_sample_and_know_what_followed() -> None:
+    plan = StepPlan(
+        step_id=0,
+        sequences=(
+            row(9, (11,), slot=3, sampling=GREEDY),
+            row(2, (31, 32, 33), slot=0, prompt_logprobs=0, target_token_ids=(32, 33, 34)),
+            row(0, (41, 42), slot=2, sampling=GREEDY, prompt_logprobs=2, target_token_ids=(42,)),
+        ),
+    )
+    batch = build_batch(plan, block_tokens=4, last_sampled=torch.zeros(4, dtype=torch.int64))
+    assert batch.sampling_rows == [0, 2]
+    assert batch.scored_rows == [1, 2]
+    assert batch.output_tokens.tolist() == [0, 5, 1, 2, 3, 4]
+    assert batch.target_token_ids.tolist() == [32, 33, 34, 42]
 
 
 def request(**settings: Any) -> CacheRequest:
@@ -89,9 +107,37 @@ def test_without_a_limit_the_cache_takes_two_gibibytes_or_what_all_sequences_can
 
 def test_under_a_limit_the_cache_takes_what_is_left_after_weights_and_activations() -> None:
     limited = request(memory_used_bytes=100_000_000)
-    margin = activation_bytes(limited, longest=512)
-    limit = 100_000_000 + margin + 10 * 16_384 + 5
+    limit = 100_000_000 + kept_bytes(limited) + 10 * 16_384 + 5
     assert plan_cache(request(memory_used_bytes=100_000_000, memory_limit_bytes=limit)).blocks == 10
+
+
+def test_a_measured_step_takes_the_place_of_the_estimate_and_attention_over_long_contexts_stays_counted() -> None:
+    estimated, measured = request(), request(measured_step_bytes=1_000_000)
+    # 128 MiB for the host, 128 MiB for gathered keys and values, and for each of 64 * 512 pairs a mask of 6 bytes.
+    assert kept_bytes(measured) == 1_000_000 + (128 << 20) + (128 << 20) + 6 * 64 * 512
+    per_token = 4 * (4 * 64 + 2 * (4 + 2 * 4) * 16 + 3 * 128)
+    logits = 9 * 4 * 64 * 100
+    assert kept_bytes(estimated) - kept_bytes(measured) == 64 * per_token + logits - 1_000_000
+
+
+def test_a_step_fits_or_not_by_the_estimate_alone() -> None:
+    step = kept_bytes(request()) - kept_bytes(request(measured_step_bytes=0))
+    assert can_hold_a_step(request())
+    assert can_hold_a_step(request(memory_used_bytes=7, memory_limit_bytes=step + 7))
+    assert not can_hold_a_step(request(memory_used_bytes=8, memory_limit_bytes=step + 7))
+
+
+def test_block_copies_reach_every_layer_as_if_done_one_after_the_other() -> None:
+    chained = [(0, 1), (1, 2), (3, 4), (0, 3), (4, 5), (6, 5), (5, 0), (2, 2)]
+    # More than are copied in one call, and none depends on another.
+    many = [(index, index + 40) for index in range(40)]
+    for pairs in (chained, many, []):
+        cache = torch.arange(2 * 80 * 2 * 3 * 4 * 5, dtype=torch.float32).view(2, 80, 2, 3, 4, 5)
+        expected = cache.clone()
+        for source, destination in pairs:
+            expected[:, destination] = expected[:, source].clone()
+        copy_blocks(cache, [BlockCopy(source=source, destination=to) for source, to in pairs])
+        assert torch.equal(cache, expected)
 
 
 def test_a_cache_without_room_for_one_block_names_what_was_needed_and_the_limit() -> None:
@@ -116,8 +162,8 @@ def resident_bytes() -> int:
 def test_the_cache_is_zero_and_resident_only_where_it_was_written() -> None:
     plan = plan_cache(request(max_num_seqs=512))
     before = resident_bytes()
-    layers = allocate_cache(request().model, plan, block_tokens=16, dtype=torch.float32)
-    assert [list(layer.shape) for layer in layers] == [[plan.blocks, 2, 4, 16, 16]] * 2
+    layers = allocate_cache(request().model, blocks=plan.blocks, block_tokens=16, dtype=torch.float32)
+    assert layers.shape == (2, plan.blocks, 2, 4, 16, 16)
     assert plan.blocks * plan.block_bytes == 256 << 20
     assert resident_bytes() - before < 8 << 20
     assert float(layers[1][plan.blocks // 2].abs().sum()) == 0.0

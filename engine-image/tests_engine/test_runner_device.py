@@ -121,7 +121,7 @@ def test_a_loaded_model_says_its_sizes_and_what_its_start_took(
     assert (model.kv_block_bytes, model.kv_blocks) == (1536, 682)
     assert (model.max_model_len, model.vocab_size, model.block_tokens) == (256, 131, 8)
     assert (model.dtype, model.backend) == ("bfloat16", "torch_cpu")
-    assert list(model.phases) == ["read_config", "map_weights", "pack_weights", "allocate_kv_cache", "warm_up"]
+    assert list(model.phases) == ["read_config", "map_weights", "pack_weights", "profile", "allocate_kv_cache"]
     assert all(seconds >= 0 for seconds in model.phases.values())
     assert torch.get_num_threads() == machine.usable_cores()
 

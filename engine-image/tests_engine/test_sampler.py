@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 from modelfleet_engine.noise import DrawKey, exponential
-from modelfleet_engine.penalties import PenaltyTables
-from modelfleet_engine.sampler import Sampler
+from modelfleet_engine.sampler import Sampler, Samples
 from modelfleet_engine.step_plan import SamplingParameters, ScheduledSequence, StepPlan
 from torch import Tensor
 
@@ -35,9 +34,17 @@ def parameters(**settings: Any) -> SamplingParameters:
 
 
 def sample(logits: Tensor, rows: list[ScheduledSequence], *, sampler: Sampler | None = None) -> list[int]:
-    """Draws without changing `logits`."""
-    sampler = sampler or Sampler(max_num_seqs=8, vocab_size=logits.shape[1])
-    return [int(token) for token in sampler.sample(logits.clone(), rows)]
+    """Draws without changing `logits`; without a `sampler` of its own every row is its slot's first."""
+    return draw(logits, rows, sampler=sampler).token_ids.tolist()
+
+
+def draw(logits: Tensor, rows: list[ScheduledSequence], *, sampler: Sampler | None = None) -> Samples:
+    """`sample` with log probabilities."""
+    if sampler is None:
+        sampler = Sampler()
+        first = tuple(dataclasses.replace(row, is_first_chunk=True, prompt_token_ids=(1,) * 10) for row in rows)
+        sampler.observe(StepPlan(step_id=0, sequences=first), last_sampled=torch.zeros(8, dtype=torch.int64))
+    return sampler.sample(logits.clone(), rows)
 
 
 def normal(*shape: int, seed: int = 0, scale: float = 3.0) -> Tensor:
@@ -186,89 +193,44 @@ def test_a_row_draws_the_same_token_alone_and_in_any_batch() -> None:
         assert backwards[::-1] == alone
 
 
-def naive_penalties(
-    logits: Tensor, sampling: SamplingParameters, prompt: tuple[int, ...], generated: list[int]
-) -> Tensor:
-    """vLLM's definition, token by token. [V]"""
-    result = logits.clone()
-    for token in {*prompt, *generated}:
-        value = float(result[token])
-        result[token] = value / sampling.repetition_penalty if value > 0 else value * sampling.repetition_penalty
-    for token in set(generated):
-        result[token] -= sampling.frequency_penalty * generated.count(token) + sampling.presence_penalty
-    return result
+def test_a_bias_is_added_before_the_penalties_and_lifts_no_ban() -> None:
+    logits = torch.tensor([[3.0, 2.0, -1.0, 0.0]])
+    assert sample(logits, [row_of(parameters(temperature=0.0, logit_bias=((2, 4.5), (0, -0.1))))]) == [2]
+    assert sample(logits, [row_of(parameters(temperature=0.0, logit_bias=((2, 100.0),), banned_token_ids=(2,)))]) == [0]
+    # Token 1 is in the prompt: (2 + 4) / 1.9 = 3.16 beats 3; biased after the penalty it would be 2 / 1.9 + 4 = 5.05.
+    repeated = parameters(temperature=0.0, repetition_penalty=1.9, logit_bias=((1, 4.0),))
+    assert sample(logits, [row_of(repeated)]) == [1]
+    assert sample(logits + torch.tensor([[0.5, 0, 0, 0]]), [row_of(repeated)]) == [0]
 
 
-PENALIZED = SamplingParameters(temperature=0.0, presence_penalty=0.9, frequency_penalty=0.6, repetition_penalty=1.2)
+def test_a_bias_binds_its_own_row_alone_and_shifts_the_odds_by_its_exponential() -> None:
+    logits = torch.zeros((2, 2))
+    biased = parameters(seed=5, logit_bias=((1, math.log(3.0)),))
+    rows = [row_of(biased, position=at) for at in range(1, 4001)]
+    share = sum(sample(logits[:1].expand(4000, -1), rows)) / 4000
+    # 3 to 1; one standard deviation is 0.0068.
+    assert share == pytest.approx(0.75, abs=0.02)
+    plain = [row_of(parameters(seed=5), position=7), row_of(biased, position=7)]
+    assert sample(logits, plain)[0] == sample(logits[:1], plain[:1])[0]
 
 
-def test_penalties_count_prompt_and_generated_tokens_as_vllm_does() -> None:
-    """Greedy decoding with placeholders over a small vocabulary, so that penalties decide almost every token."""
-    sampler = Sampler(max_num_seqs=4, vocab_size=12)
-    last_sampled = torch.zeros(4, dtype=torch.int64)
-    prompt, generated = (3, 5, 5, 0), list[int]()
-    row = ScheduledSequence(
-        slot=2,
-        token_ids=prompt,
-        input_from_previous_step=False,
-        start_position=0,
-        block_table=(0,),
-        sampling=PENALIZED,
-        is_first_chunk=True,
-        prompt_token_ids=prompt,
+def test_log_probabilities_are_those_of_the_model_whatever_changes_the_draw() -> None:
+    logits = normal(3, VOCAB)
+    changed = parameters(
+        temperature=0.6, top_k=5, presence_penalty=0.5, repetition_penalty=1.3, logit_bias=((7, 9.0),), logprobs=3
     )
-    for step in range(20):
-        logits = normal(1, 12, seed=step, scale=1.0) + normal(1, 12, seed=99, scale=2.0)
-        sampler.observe(StepPlan(step_id=step, sequences=(row,)), last_sampled=last_sampled)
-        token = sample(logits, [row], sampler=sampler)[0]
-        assert token == int(naive_penalties(logits[0], PENALIZED, prompt, generated).argmax())
-        generated.append(token)
-        last_sampled[2] = token
-        row = dataclasses.replace(
-            row,
-            token_ids=(),
-            input_from_previous_step=True,
-            start_position=len(prompt) + step,
-            is_first_chunk=False,
-            prompt_token_ids=(),
-        )
-    # Without penalties another sequence would have come out, and the slot's neighbours are untouched.
-    assert len(set(generated)) > 6
-
-
-def test_a_recomputed_sequence_is_penalized_as_if_it_had_never_been_preempted() -> None:
-    prompt, generated = (3, 5, 5, 0), [7, 7, 1]
-    whole = (*prompt, *generated)
-    logits = normal(1, 12, scale=0.5)
-    expected = naive_penalties(logits[0], PENALIZED, prompt, generated)
-    tables = PenaltyTables(max_num_seqs=1, vocab_size=12)
-    # An earlier user of the slot leaves nothing behind.
-    other = ScheduledSequence(
-        slot=0,
-        token_ids=(9, 10),
-        input_from_previous_step=False,
-        start_position=0,
-        block_table=(0,),
-        sampling=PENALIZED,
-        is_first_chunk=True,
-        prompt_token_ids=(9,),
-    )
-    tables.observe(StepPlan(step_id=0, sequences=(other,)), last_sampled=torch.zeros(1, dtype=torch.int64))
-    for start, end in ((0, 3), (3, 6), (6, 7)):
-        row = ScheduledSequence(
-            slot=0,
-            token_ids=whole[start:end],
-            input_from_previous_step=False,
-            start_position=start,
-            block_table=(0,),
-            sampling=PENALIZED if end == 7 else None,
-            is_first_chunk=start == 0,
-            prompt_token_ids=prompt if start == 0 else (),
-        )
-        tables.observe(StepPlan(step_id=end, sequences=(row,)), last_sampled=torch.zeros(1, dtype=torch.int64))
-    penalized = logits.clone()
-    tables.apply(penalized, [row])
-    assert torch.allclose(penalized[0], expected, atol=1e-6)
+    rows = [row_of(changed), row_of(parameters(temperature=0.0), slot=1), row_of(parameters(logprobs=0), slot=2)]
+    drawn = draw(logits, rows)
+    assert list(drawn.logprobs) == [0, 2]
+    for index, count in ((0, 3), (2, 0)):
+        entry, token = drawn.logprobs[index], int(drawn.token_ids[index])
+        expected = logits[index].double().log_softmax(dim=-1)
+        order = expected.argsort(descending=True).tolist()
+        assert entry.rank == order.index(token) + 1
+        assert entry.top_token_ids == tuple(order[:count])
+        assert entry.logprob == pytest.approx(float(expected[token]), abs=1e-5)
+        assert entry.top_logprobs == pytest.approx(expected[order[:count]].tolist(), abs=1e-5)
+    assert draw(logits, [row_of(dataclasses.replace(changed, logprobs=None))]).token_ids[0] == drawn.token_ids[0]
 
 
 def test_a_row_without_sampling_parameters_is_a_bug() -> None:
