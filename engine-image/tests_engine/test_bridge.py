@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
-from modelfleet_engine.admission import QueueLimits
+from modelfleet_api.protocol import StepTime
+from modelfleet_engine.admission import QueueLimits, Work
 from modelfleet_engine.bridge import Bridge, Generation
 from modelfleet_engine.errors import GenerationCutError, RequestError
 from modelfleet_engine.load import RequestCounts
@@ -95,6 +98,83 @@ async def test_a_full_queue_is_a_429_with_a_hint_when_to_return() -> None:
         gate.set()
         await _collect(generation, 3)
         await _collect(bridge.submit([request("d")]))
+
+
+async def test_the_queue_is_bounded_by_tokens_of_work_but_takes_anything_while_nothing_waits() -> None:
+    gate = threading.Event()
+    async with _bridge(_device(gate=gate), max_queued_tokens=10) as bridge:
+        # 3 prompt tokens and an answer of 8: more than the bound.
+        first = bridge.submit([request("a")])
+        assert bridge.waiting_work == Work(sequences=1, prompt_tokens=3, output_tokens=8)
+
+        with pytest.raises(RequestError) as refusal:
+            bridge.submit([request("b", prompt=(1,), max_tokens=1)])
+
+        assert (refusal.value.status, refusal.value.code) == (429, "queued_tokens")
+        assert refusal.value.retry_after_seconds == 1
+        gate.set()
+        await _collect(first)
+        await _collect(bridge.submit([request("b", prompt=(1,), max_tokens=1)]))
+        assert bridge.waiting_work == Work()
+
+
+async def _finish(bridge: Bridge, generation: Generation) -> None:
+    await _collect(generation, 3)
+
+
+async def _close(bridge: Bridge, generation: Generation) -> None:
+    generation.close()
+
+
+async def _abort_each_twice(bridge: Bridge, generation: Generation) -> None:
+    for index in (0, 1, 2, 0, 1, 2):
+        generation.abort_choice(index)
+
+
+async def _cut(bridge: Bridge, generation: Generation) -> None:
+    bridge.cut_all(GenerationCutError("over", status=503, code="engine_draining"))
+
+
+@pytest.mark.parametrize("end", [_finish, _close, _abort_each_twice, _cut])
+async def test_what_waits_is_released_once_however_it_ends(
+    end: Callable[[Bridge, Generation], Awaitable[None]],
+) -> None:
+    async with _bridge(_device(step_seconds=0.001)) as bridge:
+        # Two places: the third waits until one of the others is done.
+        generation = bridge.submit([request(name, max_tokens=30) for name in "abc"])
+        assert bridge.waiting_work == Work(sequences=3, prompt_tokens=9, output_tokens=90)
+        await generation.next_tokens()
+
+        await end(bridge, generation)
+
+        assert bridge.waiting_work == Work()
+
+
+async def test_a_deadline_that_has_passed_or_cannot_be_met_is_refused_before_anything_is_computed() -> None:
+    gate = threading.Event()
+    step_time = StepTime(
+        base_seconds=5.0,
+        per_sequence_seconds=0.0,
+        per_prefill_token_seconds=0.0,
+        per_kv_token_seconds=0.0,
+        observed_steps=9,
+    )
+    async with _bridge(_device(gate=gate)) as bridge:
+        late = replace(request("late"), deadline_seconds=time.monotonic() - 1)
+        with pytest.raises(RequestError) as refusal:
+            bridge.submit([late])
+        assert (refusal.value.status, refusal.value.code) == (504, "deadline_exceeded")
+
+        bridge.stats = replace(bridge.stats, step_time=step_time)
+        hopeful = replace(request("hopeful"), deadline_seconds=time.monotonic() + 2)
+        first = bridge.submit([hopeful])
+        with pytest.raises(RequestError) as refusal:
+            # One step of 5 s has to be computed before it.
+            bridge.submit([replace(hopeful, request_id="hopeless")])
+        assert (refusal.value.status, refusal.value.code) == (429, "deadline_unreachable")
+        assert bridge.outstanding == 1
+        gate.set()
+        await _collect(first)
 
 
 async def test_closing_a_generation_aborts_what_still_runs() -> None:

@@ -250,7 +250,7 @@ def test_probes_and_reports_answer(server: ServerProcess) -> None:
     assert server.get("/ready").json() == {"ready": True, "phase": "ready"}
     load = Load.model_validate(server.get("/load").json())
     assert (load.model, load.ready, load.draining, load.block_tokens) == ("alphabet", True, False, 16)
-    assert list(load.start_phases) == ["imports", "tokenizer", "import_torch", "weights", "warmup"]
+    assert list(load.start_phases) == ["imports", "tokenizer", "import_torch", "weights", "profile"]
     assert load.kv_blocks_total == 1024
 
 
