@@ -65,16 +65,12 @@ class PreparedBatch:
     """A batch and what a backend derived from it once for all layers. Only its own backend reads the rest."""
 
     batch: PagedBatch
+    tokens: int  # T
     query_heads: int
     kv_heads: int
     head_dim: int
     block_tokens: int
     windows: frozenset[int | None]  # those its layers may attend with
-
-    @property
-    def tokens(self) -> int:
-        """T."""
-        return int(self.batch.slot_mapping.shape[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

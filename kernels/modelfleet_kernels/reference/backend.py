@@ -40,6 +40,7 @@ class ReferenceBackend:
         kv_heads, block_tokens, head_dim = kv_cache.shape[2:]
         return PreparedBatch(
             batch=batch,
+            tokens=batch.slot_mapping.shape[0],
             query_heads=query_heads,
             kv_heads=kv_heads,
             head_dim=head_dim,

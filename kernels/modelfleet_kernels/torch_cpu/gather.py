@@ -78,6 +78,7 @@ def prepare(batch: PagedBatch, kv_cache: Tensor, query_heads: int, windows: froz
     groups = {window: _group_rows(batch, kv_cache, window) for window in set(effective.values())}
     return GatherBatch(
         batch=batch,
+        tokens=batch.slot_mapping.shape[0],
         query_heads=query_heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
