@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from modelfleet_engine.http.app import build_app
 from modelfleet_engine.kv_event_hub import MAX_BACKLOG_EVENTS, KvEventHub, KvSubscription
 from modelfleet_engine.request import KvEvents
 
+from tests_engine.server_process import fake_server
 from tests_engine.serving_here import serving_here
 from tests_engine.tiny_model import write_tiny_model
 
@@ -146,3 +148,40 @@ async def test_before_the_model_is_loaded_there_are_no_events(tmp_path: Path) ->
         async with TestClient(TestServer(build_app(serving))) as client, client.get("/kv-events") as response:
             assert (response.status, (await response.json())["error"]["code"]) == (503, "model_loading")
         serving.model = model
+
+
+def test_a_gateways_hashes_come_back_as_their_kv_is_stored_and_evicted(tmp_path: Path) -> None:
+    directory = write_tiny_model(tmp_path / "tiny")
+    # Eight blocks of 16 tokens: one prompt of 65 tokens and the next do not fit together.
+    with fake_server(directory, environment={"FAKE_KV_BLOCKS": "8"}) as server:
+        connection = server.connect()
+        connection.request("GET", "/kv-events")
+        response = connection.getresponse()
+
+        def ask(prompt: str, hashes: str) -> KvEvent:
+            body = {"model": "tiny", "prompt": prompt, "max_tokens": 2}
+            assert server.post("/v1/completions", body, headers={"x-modelfleet-prefix": hashes}).status == 200
+            return _read_event(response)
+
+        events = [_read_event(response), ask("a" * 65, "a1,a2,a3,a4"), ask("b" * 65, "b1,b2,b3,b4")]
+        server.terminate()
+        assert response.read() == b""
+        connection.close()
+        assert server.wait() == 0
+
+    assert events == [
+        KvEvent(sequence=0, snapshot=True),
+        KvEvent(sequence=1, stored=("a1", "a2", "a3", "a4")),
+        # The end of the older prompt goes first: its beginning is worth more.
+        KvEvent(sequence=2, stored=("b1", "b2", "b3", "b4"), evicted=("a4",)),
+    ]
+    assert [line["path"] for line in server.lines if line["event"] == "request"] == ["/v1/completions"] * 2
+
+
+def _read_event(response: http.client.HTTPResponse) -> KvEvent:
+    """The next event of a stream, heartbeats skipped."""
+    line = response.readline()
+    while not line.startswith(b"data: "):
+        line = response.readline()
+    assert response.readline() == b"\n"
+    return KvEvent.model_validate_json(line.removeprefix(b"data: "))
