@@ -35,7 +35,7 @@ def client(server: ServerProcess) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def _completion(server: ServerProcess, headers: dict[str, str] | None = None, **body: object) -> Answer:
+def _completion(server: ServerProcess, headers: dict[str, str] | None = None, /, **body: object) -> Answer:
     fields = {"model": "alphabet", "prompt": "a", "max_tokens": 3, **body}
     return server.post("/v1/completions", fields, headers=headers)
 
@@ -57,8 +57,8 @@ def _events(answer: Answer) -> list[str]:
 def test_a_choice_says_what_stopped_it(
     server: ServerProcess, body: dict[str, object], text: str, stop_reason: int | str
 ) -> None:
-    (whole,) = _completion(server, max_tokens=9, **body).json()["choices"]
-    events = _events(_completion(server, max_tokens=9, stream=True, **body))
+    (whole,) = _completion(server, None, max_tokens=9, **body).json()["choices"]
+    events = _events(_completion(server, None, max_tokens=9, stream=True, **body))
     chunks = [json.loads(event.removeprefix("data: "))["choices"][0] for event in events[:-1]]
 
     assert (whole["text"], whole["finish_reason"], whole["stop_reason"]) == (text, "stop", stop_reason)
@@ -76,7 +76,7 @@ def test_cached_tokens_are_those_that_were_there_before_the_call(server: ServerP
     prompt = list(encode("cached " * 20))
 
     def cached(**body: object) -> int:
-        answer = _completion(server, prompt=prompt, max_tokens=2, **body).json()
+        answer = _completion(server, None, prompt=prompt, max_tokens=2, **body).json()
         return int(answer["usage"]["prompt_tokens_details"]["cached_tokens"])
 
     # 140 tokens: 8 whole blocks of 16; of its own choices a call finds nothing.
@@ -214,4 +214,4 @@ def test_null_is_absent_for_every_field(server: ServerProcess) -> None:
         ("logprobs", "echo", "logit_bias", "best_of", "priority", "prompt_logprobs", "stop", "cache_salt", "suffix")
     )
 
-    assert _completion(server, **nothing).json()["choices"][0]["text"] == "bcd"
+    assert _completion(server, None, **nothing).json()["choices"][0]["text"] == "bcd"

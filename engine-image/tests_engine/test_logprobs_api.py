@@ -177,13 +177,15 @@ def test_prompt_log_probabilities_stand_where_vllm_puts_them(client: openai.Open
 
 def test_token_ids_come_with_the_text_where_vllm_puts_them(client: openai.OpenAI) -> None:
     body = {"return_token_ids": True}
-    chat = client.chat.completions.create(model="alphabet", messages=HELLO, max_tokens=3, extra_body=body).to_dict()
-    completion = client.completions.create(model="alphabet", prompt="a", max_tokens=3, extra_body=body).to_dict()
+    chat: Any = client.chat.completions.create(
+        model="alphabet", messages=HELLO, max_tokens=3, extra_body=body
+    ).to_dict()
+    completion: Any = client.completions.create(model="alphabet", prompt="a", max_tokens=3, extra_body=body).to_dict()
     chunks = list(client.completions.create(model="alphabet", prompt="a", max_tokens=3, stream=True, extra_body=body))
 
-    (chat_choice,), (choice,) = chat["choices"], completion["choices"]  # type: ignore[misc]
-    assert chat_choice["token_ids"] == list(encode("abc"))
-    assert len(chat["prompt_token_ids"]) == 24  # type: ignore[arg-type]
+    (choice,) = completion["choices"]
+    assert chat["choices"][0]["token_ids"] == list(encode("abc"))
+    assert len(chat["prompt_token_ids"]) == 24
     assert (choice["token_ids"], choice["prompt_token_ids"]) == (list(encode("bcd")), list(encode("a")))
     streamed = [chunk.choices[0].to_dict() for chunk in chunks]
     assert [token_id for piece in streamed for token_id in piece["token_ids"]] == list(encode("bcd"))  # type: ignore[attr-defined]

@@ -53,6 +53,7 @@ def test_an_added_token_has_its_own_letters_and_only_a_special_one_is_skipped() 
     tokenizer.add_tokens([AddedToken("a b", special=False)])
     token_bytes = TokenBytes(tokenizer)
     added = tokenizer.token_to_id("a b")
+    assert added is not None
 
     assert (token_bytes.of(added), token_bytes.of(256)) == (b"a b", BOS.encode())
     assert [token_bytes.is_special(token_id) for token_id in (added, EOS_ID, 5)] == [False, True, False]

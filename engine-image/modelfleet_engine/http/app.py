@@ -20,6 +20,7 @@ from modelfleet_engine.http.errors import (
     server_error_response,
 )
 from modelfleet_engine.http.keys import METRICS, SERVING
+from modelfleet_engine.http.openapi import openapi
 from modelfleet_engine.http.record import RECORD, RequestRecord
 from modelfleet_engine.http.tokenize import add_tokenizer_routes
 from modelfleet_engine.logs import log_failure
@@ -48,6 +49,7 @@ def build_app(serving: Serving) -> web.Application:
             web.get("/metrics", health.metrics),
             web.get("/load", health.load),
             web.get("/kv-events", kv_events.kv_events),
+            web.get("/openapi.json", openapi),
             web.get("/v1/models", openai.models),
             web.get("/v1/models/{name:.+}", openai.model),
             web.post("/v1/chat/completions", openai.chat_completions),

@@ -78,7 +78,7 @@ class SamplingBody(StrictBody):
     presence_penalty: float = Field(default=0.0, ge=-2, le=2)
     frequency_penalty: float = Field(default=0.0, ge=-2, le=2)
     logit_bias: dict[TokenIdText, Annotated[float, Field(ge=-MAX_LOGIT_BIAS, le=MAX_LOGIT_BIAS)]] = Field(
-        default_factory=dict, max_length=MAX_LOGIT_BIASES
+        default_factory=dict, max_length=MAX_LOGIT_BIASES, json_schema_extra={"additionalProperties": False}
     )
 
     min_tokens: int = Field(default=0, ge=0)
