@@ -47,6 +47,11 @@ class PeakMemory:
         return None
 
 
+def resident_bytes() -> int:
+    """This process's resident memory now."""
+    return _status_bytes(Path("/"), "VmRSS") or 0
+
+
 def give_back_free_memory() -> bool:
     """Returns the allocator's free pages to the kernel, where the C library can; whether it did.
 

@@ -48,7 +48,9 @@ def decode_step(sizes: ProfileSizes, *, sequences: int) -> StepPlan:
 
 def worst_step(sizes: ProfileSizes) -> StepPlan:
     """As many sequences as there may be, all drawing with everything on, and scored prompts in the rest of the step."""
-    prompts = _prompts(sizes, tokens=max(1, sizes.tokens - sizes.sequences + 1))
+    # The fewest prompts that hold what is left when every other sequence decodes one token.
+    fewest = max(1, -(-(sizes.tokens - sizes.sequences) // max(1, sizes.longest - 1)))
+    prompts = _prompts(sizes, tokens=max(1, sizes.tokens - sizes.sequences + fewest))
     used = sum(row.computed_tokens for row in prompts)
     count = max(0, min(sizes.sequences - len(prompts), sizes.tokens - used))
     decodes = [_decode(sizes, slot=len(prompts) + index, sampling=_sampling(index)) for index in range(count)]
