@@ -11,78 +11,18 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 from modelfleet_engine.admission import EngineState, QueueLimits, Refusal, WaitingWork, Work, decide, work_of
 from modelfleet_engine.engine import Abort, Close, Engine, EngineStats, Failed, Submit, Update
 from modelfleet_engine.errors import GenerationCutError, RequestError
+from modelfleet_engine.generations import ChoiceTokens, Generation
 from modelfleet_engine.kv_event_hub import KvEventHub
 from modelfleet_engine.load import RequestCounts
-from modelfleet_engine.request import FinishReason, GenerationRequest, StepOutputs
+from modelfleet_engine.request import GenerationRequest, StepOutputs
 from modelfleet_engine.scheduler import Scheduler
-from modelfleet_engine.step_plan import Device, ProfiledStep, TokenLogprobs
+from modelfleet_engine.step_plan import Device, ProfiledStep
 
-
-@dataclass(slots=True, kw_only=True)
-class ChoiceTokens:
-    """What came for choice `index` since it was last asked: one entry per token in each list.
-
-    `at_seconds` (monotonic) is when a token was generated. `logprobs` is empty unless asked for. `finish_reason` is
-    set with the last token; a choice can also end without one.
-    """
-
-    index: int
-    token_ids: list[int] = field(default_factory=list)
-    at_seconds: list[float] = field(default_factory=list)
-    logprobs: list[TokenLogprobs] = field(default_factory=list)
-    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
-
-
-class Generation:
-    """The tokens of one call's choices, as they come. Close it when done: what still runs is aborted."""
-
-    def __init__(self, bridge: Bridge, request_ids: tuple[str, ...]) -> None:
-        self._bridge = bridge
-        self._request_ids = request_ids
-        self._news: dict[int, ChoiceTokens] = {}
-        self._wakeup = asyncio.Event()
-        self._error: GenerationCutError | None = None
-        # Prompt tokens found in the prefix cache, by choice; known before the choice's first token.
-        self.cached_tokens: dict[int, int] = {}
-        # From the submission until the first choice was in a step; None before that.
-        self.queue_seconds: float | None = None
-
-    async def next_tokens(self) -> tuple[ChoiceTokens, ...]:
-        """All that came since the last call, at least one choice's. Raises GenerationCutError if it was cut."""
-        while not self._news:
-            if self._error is not None:
-                raise self._error
-            self._wakeup.clear()
-            await self._wakeup.wait()
-        news, self._news = self._news, {}
-        return tuple(news.values())
-
-    def abort_choice(self, index: int) -> None:
-        """Stops one choice: a stop string was found in its text."""
-        self._bridge.abort((self._request_ids[index],))
-
-    def close(self) -> None:
-        """Aborts every choice that is not finished; harmless when all are."""
-        self._bridge.abort(self._request_ids)
-
-    def news_of(self, index: int) -> ChoiceTokens:
-        """The bridge's side: where what comes for a choice is added; wakes who waits."""
-        news = self._news.get(index)
-        if news is None:
-            news = self._news[index] = ChoiceTokens(index=index)
-        self._wakeup.set()
-        return news
-
-    def fail(self, error: GenerationCutError) -> None:
-        """The bridge's side: nothing more will come."""
-        self._error = error
-        self._wakeup.set()
+__all__ = ["Bridge", "ChoiceTokens", "Generation"]
 
 
 class Bridge:
@@ -168,7 +108,7 @@ class Bridge:
         deadlines = [request.deadline_seconds - now for request in batch if request.deadline_seconds is not None]
         self._check_room(sum((work for _, work in works), Work()), seconds_left=min(deadlines, default=None))
         self._waiting_work.add(works)
-        generation = Generation(self, tuple(request.request_id for request in batch))
+        generation = Generation(request_ids=tuple(request.request_id for request in batch), abort=self.abort)
         for index, request in enumerate(batch):
             self._live[request.request_id] = (generation, index, now)
         self._engine.send(Submit(requests=batch))

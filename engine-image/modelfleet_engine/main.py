@@ -21,7 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     import argparse
 
     from modelfleet_engine import fetch, settings
-    from modelfleet_engine.errors import ExitCode, ModelError, one_line, write_termination_message
+    from modelfleet_engine.errors import ExitCode, ModelError, one_line
+    from modelfleet_engine.process_end import tell
 
     parser = argparse.ArgumentParser(
         prog="modelfleet-engine", description="An OpenAI-compatible inference engine for one model."
@@ -38,9 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         serve.error(str(error))
     except ModelError as error:
-        write_termination_message(one_line(error))
-        sys.stderr.write(f"modelfleet-engine: {one_line(error)}\n")
-        return ExitCode.BAD_MODEL
+        return tell(one_line(error), ExitCode.BAD_MODEL)
     from modelfleet_engine import server
 
     server.serve(options, started_seconds=started_seconds)

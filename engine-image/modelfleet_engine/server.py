@@ -6,35 +6,26 @@ The port opens before the model loads, so that probes are answered and /ready sa
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import sys
 import time
-import traceback
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Thread
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, NoReturn
 
 import uvloop
 from aiohttp import web
 from modelfleet_api.engine_config import EngineConfig
 
 from modelfleet_engine.admission import QueueLimits
+from modelfleet_engine.background import in_daemon_thread, timed
 from modelfleet_engine.bridge import Bridge
 from modelfleet_engine.drain import FLUSH_SECONDS, Drain
-from modelfleet_engine.errors import (
-    ExitCode,
-    GenerationCutError,
-    ModelError,
-    exit_code_of,
-    one_line,
-    write_termination_message,
-)
+from modelfleet_engine.errors import ExitCode, GenerationCutError, ModelError
 from modelfleet_engine.http.app import build_app
 from modelfleet_engine.internal_key import InternalKey
-from modelfleet_engine.logs import configure_logging, log_event, log_failure
+from modelfleet_engine.logs import configure_logging, log_event
+from modelfleet_engine.process_end import exit_process, explain, tell
 from modelfleet_engine.scheduler import Scheduler, SchedulerLimits
 from modelfleet_engine.serving import PHASE_READY, LoadedDevice, ReadyModel, Serving
 from modelfleet_engine.settings import ServeOptions
@@ -49,8 +40,6 @@ WATCHDOG_PERIOD_SECONDS = 1.0
 QUEUE_PER_SLOT = 8
 MINIMUM_QUEUE = 64
 
-_Argument = TypeVar("_Argument")
-_Result = TypeVar("_Result")
 Loader = Callable[[EngineConfig], LoadedDevice]
 
 
@@ -67,7 +56,7 @@ def serve(options: ServeOptions, *, started_seconds: float, loader: Loader = loa
     code = uvloop.run(Server(options, started_seconds=started_seconds, loader=loader).run())
     # Not by returning: destructors of torch's thread pools may abort at exit (seen with Debian's torch 2.6), which
     # would turn a clean drain into exit code 134.
-    _exit_process(code)
+    exit_process(code)
 
 
 class Server:
@@ -96,7 +85,7 @@ class Server:
         try:
             self._configure_access()
         except ModelError as error:
-            return self._explain(error)
+            return explain(error)
         self._outcome = loop.create_future()
         loop.add_signal_handler(signal.SIGTERM, self._on_terminate)
         loop.add_signal_handler(signal.SIGINT, self._on_interrupt)
@@ -112,7 +101,7 @@ class Server:
             return await self._outcome
         except OSError as error:
             # A port that is taken or an address that is not ours: the user's to mend, no traceback.
-            return _tell(f"cannot listen on {self._options.host}:{self._config.port}: {error}", ExitCode.BUG)
+            return tell(f"cannot listen on {self._options.host}:{self._config.port}: {error}", ExitCode.BUG)
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -136,7 +125,7 @@ class Server:
             return
         try:
             async with asyncio.timeout(FLUSH_SECONDS):
-                await _in_daemon_thread(tracer.shutdown)
+                await in_daemon_thread(tracer.shutdown)
         except TimeoutError:
             log_event("traces_dropped", endpoint=self._config.otlp_endpoint)
 
@@ -157,9 +146,9 @@ class Server:
         serving.start_phases["imports"] = time.monotonic() - self._started_seconds
         serving.phase = "loading"
         tokenizer_task = asyncio.get_running_loop().run_in_executor(
-            serving.tokenizer_pool, _timed, ModelTokenizer, Path(self._config.model_path)
+            serving.tokenizer_pool, timed, ModelTokenizer, Path(self._config.model_path)
         )
-        loaded, load_seconds = await _in_daemon_thread(lambda: _timed(self._loader, self._config))
+        loaded, load_seconds = await in_daemon_thread(lambda: timed(self._loader, self._config))
         tokenizer, tokenizer_seconds = await tokenizer_task
         serving.start_phases["tokenizer"] = tokenizer_seconds
         # What the loader does not account for is the import of its libraries.
@@ -229,13 +218,13 @@ class Server:
             self._cut(GenerationCutError(message, status=500, code="engine_hung"))
             await self._serving.drain.wait_idle(timeout_seconds=FLUSH_SECONDS)
             log_event("hung", seconds=age)
-            _exit_process(_tell(message, ExitCode.HUNG_STEP))
+            exit_process(tell(message, ExitCode.HUNG_STEP))
 
     def _on_terminate(self) -> None:
         """SIGTERM: drain, or leave at once if nothing is served yet. A second one changes nothing."""
         if self._serving.model is None:
             log_event("terminated", phase=self._serving.phase)
-            _exit_process(ExitCode.OK)
+            exit_process(ExitCode.OK)
         elif not self._serving.drain.is_draining:
             self._serving.drain.is_draining = True
             log_event("draining", in_flight=self._serving.drain.in_flight)
@@ -245,7 +234,7 @@ class Server:
     def _on_interrupt(self) -> None:
         """Control-C in a terminal: nobody routes to us, so tell the clients and end; at once the second time."""
         if self._serving.model is None or self._serving.drain.is_refusing:
-            _exit_process(ExitCode.OK)
+            exit_process(ExitCode.OK)
         self._serving.drain.is_draining = self._serving.drain.is_refusing = True
         self._cut(GenerationCutError("The server was interrupted.", status=503, code="engine_interrupted"))
         self._spawn(self._finish_when_flushed(ExitCode.OK))
@@ -269,74 +258,12 @@ class Server:
         self._tasks.append(asyncio.get_running_loop().create_task(self._fail_after_flush(error)))
 
     async def _fail_after_flush(self, error: BaseException) -> None:
-        await self._finish_when_flushed(self._explain(error))
+        await self._finish_when_flushed(explain(error))
 
     async def _finish_when_flushed(self, code: ExitCode) -> None:
         await self._serving.drain.wait_idle(timeout_seconds=FLUSH_SECONDS)
         self._finish(code)
 
-    def _explain(self, error: BaseException) -> ExitCode:
-        """Tells a person, the log and the kubelet; says how the process should end."""
-        code = exit_code_of(error)
-        message = one_line(error)
-        if code is ExitCode.BUG:
-            log_failure("failed", error)
-            message = f"{message} (at {_place(error)})"
-        else:
-            log_event("failed", error=message, exit_code=int(code))
-        return _tell(message, code)
-
     def _finish(self, code: ExitCode) -> None:
         if self._outcome is not None and not self._outcome.done():
             self._outcome.set_result(code)
-
-
-def _place(error: BaseException) -> str:
-    """Where in the source the error was raised, for a one-line message."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "an unknown place"
-
-
-def _tell(message: str, code: ExitCode) -> ExitCode:
-    """One line for the person at the terminal and one for the kubelet."""
-    write_termination_message(message)
-    sys.stderr.write(f"modelfleet-engine: {message}\n")
-    return code
-
-
-def _exit_process(code: ExitCode) -> NoReturn:
-    """Ends the process without waiting for threads that load or hang."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
-def _timed(call: Callable[[_Argument], _Result], argument: _Argument) -> tuple[_Result, float]:
-    """Result and seconds."""
-    before = time.monotonic()
-    return call(argument), time.monotonic() - before
-
-
-async def _in_daemon_thread(call: Callable[[], _Result]) -> _Result:
-    """Like `asyncio.to_thread`, in a thread that does not keep the process alive."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[_Result] = loop.create_future()
-
-    def settle(result: _Result | None, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(cast(_Result, result))
-
-    def run() -> None:
-        try:
-            result = call()
-        except BaseException as error:
-            loop.call_soon_threadsafe(settle, None, error)
-        else:
-            loop.call_soon_threadsafe(settle, result, None)
-
-    Thread(target=run, name="load", daemon=True).start()
-    return await future

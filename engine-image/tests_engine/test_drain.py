@@ -151,6 +151,27 @@ def test_a_bad_model_ends_with_its_own_code_and_one_clear_line(directory: Path, 
     assert log.read_text() == "config.json: architecture 'Mamba' is unknown"
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--internal-key-path", ".", "the internal key cannot be read: [Errno 21] Is a directory: '.'"),
+        (
+            "--otlp-endpoint",
+            "collector",
+            "otlp_endpoint must be an address such as http://collector:4318, given 'collector'",
+        ),
+    ],
+)
+def test_a_configuration_that_cannot_be_honoured_is_told_before_the_port_opens(
+    directory: Path, flag: str, value: str, message: str
+) -> None:
+    with running(FAKE, (str(directory), "--port", "0", flag, value)) as server:
+        assert server.wait() == 3
+
+    assert server.stderr == f"modelfleet-engine: {message}\n"
+    assert [line["event"] for line in server.lines] == ["failed"]
+
+
 def test_a_failing_device_tells_the_clients_first_then_ends_the_process(directory: Path, tmp_path: Path) -> None:
     log = tmp_path / "termination-log"
     log.touch()
