@@ -1,4 +1,4 @@
-"""What is generated for one call, on its way from the bridge to whoever answers the call. On the event loop's thread."""
+"""What is generated for one call, on its way from the bridge to whoever answers. On the event loop's thread."""
 
 from __future__ import annotations
 
