@@ -1,4 +1,4 @@
-"""The bytes of single tokens, for log probabilities: a token can be a part of a character, which no text shows.
+"""The bytes of single tokens: a token can be a part of a character, which no text shows.
 
 Three kinds of tokenizers: byte-level BPE (GPT-2's alphabet of printable characters for bytes), SentencePiece with
 byte fallback (`<0xE2>`, and a meta symbol for the space), and the rest, whose tokens are text.
@@ -31,6 +31,8 @@ class TokenBytes:
         self._added = tokenizer.get_added_tokens_decoder()
         decoders = _decoders(tokenizer)
         self._is_byte_level = any(decoder.get("type") == "ByteLevel" for decoder in decoders)
+        # Whether a text is exactly the bytes of its tokens, joined: then no decoder is needed.
+        self.make_the_text = self._is_byte_level and len(decoders) == 1
         self._has_byte_fallback = any(decoder.get("type") == "ByteFallback" for decoder in decoders)
         self._spaces = [symbol for decoder in decoders if (symbol := _space_symbol(decoder))]
         self._alphabet = byte_alphabet()
@@ -43,13 +45,15 @@ class TokenBytes:
             found = self._known[token_id] = self._find(token_id)
         return found
 
+    def of_text(self, token_id: int) -> bytes:
+        """As `of`, but a special token adds nothing."""
+        return b"" if self.is_special(token_id) else self.of(token_id)
+
     def is_special(self, token_id: int) -> bool:
         """Whether this is one of the tokens that decoding skips."""
         return token_id in self._added and bool(self._added[token_id].special)
 
     def _find(self, token_id: int) -> bytes:
-        if token_id in self._added:
-            return str(self._added[token_id].content).encode()
         piece = self._tokenizer.id_to_token(token_id)
         if piece is None:
             return b""

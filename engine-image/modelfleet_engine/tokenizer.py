@@ -13,7 +13,7 @@ from typing import Any
 from tokenizers import Tokenizer as RustTokenizer
 
 from modelfleet_engine.chat_template import ChatTemplate
-from modelfleet_engine.detokenizer import IncrementalDetokenizer
+from modelfleet_engine.detokenizer import ByteDetokenizer, Detokenizer, WindowDetokenizer
 from modelfleet_engine.errors import ModelError, RequestError
 from modelfleet_engine.model_files import SamplingDefaults, read_model_files
 from modelfleet_engine.token_bytes import TokenBytes
@@ -98,9 +98,9 @@ class ModelTokenizer:
         """A token as the vocabulary spells it (`Ġhello`, `<0xE2>`); empty for an id without a token."""
         return self._tokenizer.id_to_token(token_id) or ""
 
-    def detokenizer(
-        self, prompt_token_ids: Sequence[int], *, skip_special_tokens: bool = True
-    ) -> IncrementalDetokenizer:
+    def detokenizer(self, prompt_token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> Detokenizer:
         """A fresh incremental decoder for what follows this prompt."""
-        decode = self.decode if skip_special_tokens else partial(self.decode, skip_special_tokens=False)
-        return IncrementalDetokenizer(decode, prompt_token_ids=prompt_token_ids)
+        if self._token_bytes.make_the_text:
+            return ByteDetokenizer(self._token_bytes.of_text if skip_special_tokens else self._token_bytes.of)
+        decode = partial(self.decode, skip_special_tokens=skip_special_tokens)
+        return WindowDetokenizer(decode, prompt_token_ids=prompt_token_ids)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 
 import pytest
-from modelfleet_engine.detokenizer import IncrementalDetokenizer, StopStrings
+from modelfleet_engine.detokenizer import ByteDetokenizer, Detokenizer, StopStrings, WindowDetokenizer
+from modelfleet_engine.token_bytes import TokenBytes
 
 from tests_engine.tiny_model import BOS, EOS_ID, byte_tokenizer, encode
 
@@ -23,9 +25,22 @@ def _decode(token_ids: object) -> str:
     return str(TOKENIZER.decode(list(token_ids), skip_special_tokens=True))  # type: ignore[call-overload]
 
 
+def _window(prompt_token_ids: Sequence[int] = ()) -> Detokenizer:
+    return WindowDetokenizer(_decode, prompt_token_ids=prompt_token_ids)
+
+
+def _by_bytes(_prompt_token_ids: Sequence[int] = ()) -> Detokenizer:
+    return ByteDetokenizer(TokenBytes(TOKENIZER).of_text)
+
+
+Make = Callable[..., Detokenizer]
+both = pytest.mark.parametrize("make", [_window, _by_bytes])
+
+
+@both
 @pytest.mark.parametrize("text", TEXTS)
-def test_the_pieces_make_the_whole_text_and_no_piece_splits_a_character(text: str) -> None:
-    detokenizer = IncrementalDetokenizer(_decode, prompt_token_ids=encode("the prompt: ä"))
+def test_the_pieces_make_the_whole_text_and_no_piece_splits_a_character(text: str, make: Make) -> None:
+    detokenizer = make(encode("the prompt: ä"))
 
     pieces = [detokenizer.feed(token_id) for token_id in encode(text)]
 
@@ -34,15 +49,17 @@ def test_the_pieces_make_the_whole_text_and_no_piece_splits_a_character(text: st
     assert not any("\ufffd" in piece for piece in pieces)
 
 
-def test_a_character_comes_with_its_last_byte() -> None:
-    detokenizer = IncrementalDetokenizer(_decode)
+@both
+def test_a_character_comes_with_its_last_byte(make: Make) -> None:
+    detokenizer = make()
 
     assert [detokenizer.feed(token_id) for token_id in encode("€1")] == ["", "", "€", "1"]
 
 
-def test_a_character_cut_at_the_end_is_flushed_as_what_a_decoder_makes_of_it() -> None:
+@both
+def test_a_character_cut_at_the_end_is_flushed_as_what_a_decoder_makes_of_it(make: Make) -> None:
     tokens = encode("ab€")[:-1]
-    detokenizer = IncrementalDetokenizer(_decode)
+    detokenizer = make()
 
     pieces = [detokenizer.feed(token_id) for token_id in tokens]
 
@@ -50,9 +67,10 @@ def test_a_character_cut_at_the_end_is_flushed_as_what_a_decoder_makes_of_it() -
     assert "".join(pieces) + detokenizer.flush() == _decode(tokens)
 
 
-def test_bytes_that_never_become_a_character_do_not_block_the_text() -> None:
+@both
+def test_bytes_that_never_become_a_character_do_not_block_the_text(make: Make) -> None:
     continuation = encode("€")[1]
-    detokenizer = IncrementalDetokenizer(_decode)
+    detokenizer = make()
 
     pieces = [detokenizer.feed(continuation) for _ in range(30)] + [detokenizer.feed(encode("x")[0])]
 
@@ -60,11 +78,23 @@ def test_bytes_that_never_become_a_character_do_not_block_the_text() -> None:
     assert any(pieces[:10])
 
 
-def test_special_tokens_are_no_text() -> None:
-    detokenizer = IncrementalDetokenizer(_decode, prompt_token_ids=TOKENIZER.encode(BOS).ids)
+@both
+def test_special_tokens_are_no_text(make: Make) -> None:
+    detokenizer = make(TOKENIZER.encode(BOS).ids)
 
     assert detokenizer.feed(EOS_ID) == ""
     assert detokenizer.feed(encode("x")[0]) == "x"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_tokens_make_what_the_tokenizer_decodes_them_to(seed: int) -> None:
+    chance = random.Random(seed)
+    tokens = [chance.randrange(TOKENIZER.get_vocab_size()) for _ in range(200)]
+    detokenizer = _by_bytes()
+
+    text = "".join(detokenizer.feed(token_id) for token_id in tokens) + detokenizer.flush()
+
+    assert text == _decode(tokens)
 
 
 def test_the_cost_of_a_token_does_not_grow_with_the_text() -> None:
@@ -74,7 +104,7 @@ def test_the_cost_of_a_token_does_not_grow_with_the_text() -> None:
         lengths.append(len(token_ids))  # type: ignore[arg-type]
         return _decode(token_ids)
 
-    detokenizer = IncrementalDetokenizer(decode)
+    detokenizer = WindowDetokenizer(decode)
     for token_id in encode("long " * 400):
         detokenizer.feed(token_id)
 
@@ -93,9 +123,10 @@ def test_a_stop_string_is_kept_where_that_is_wanted_and_named() -> None:
     assert (stops.feed("hello STOP world"), stops.found) == (("hello STOP", True), "STOP")
 
 
-def test_several_tokens_at_once_make_the_same_text() -> None:
+@both
+def test_several_tokens_at_once_make_the_same_text(make: Make) -> None:
     tokens = encode("10 € für 👩‍👩‍👧‍👦")
-    one_by_one, at_once = IncrementalDetokenizer(_decode), IncrementalDetokenizer(_decode)
+    one_by_one, at_once = make(), make()
 
     pieces = "".join(one_by_one.feed(token_id) for token_id in tokens)
 

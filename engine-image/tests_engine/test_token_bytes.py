@@ -40,12 +40,29 @@ def test_the_bytes_of_all_tokens_are_the_text(tokenizer: Tokenizer) -> None:
     assert tokenizer.decode(tokenizer.encode(TEXT).ids) == TEXT
 
 
+def test_only_a_byte_level_tokenizer_needs_no_decoder() -> None:
+    tokenizers = (byte_tokenizer(), _with_byte_fallback(), _with_metaspace())
+
+    assert [TokenBytes(tokenizer).make_the_text for tokenizer in tokenizers] == [True, False, False]
+
+
 def test_the_alphabet_has_one_letter_for_each_byte() -> None:
     alphabet = byte_alphabet()
 
     assert sorted(alphabet.values()) == list(range(256))
     assert set(alphabet) == set(pre_tokenizers.ByteLevel.alphabet())
     assert alphabet["Ġ"] == ord(" ")
+
+
+def test_an_added_token_counts_as_the_tokenizer_decodes_it() -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens([AddedToken("Ġa", special=False), AddedToken("｜x｜", special=False)])
+    token_bytes = TokenBytes(tokenizer)
+
+    for text in ("Ġa", "｜x｜"):
+        token_id = tokenizer.token_to_id(text)
+        assert token_id is not None
+        assert token_bytes.of(token_id).decode() == tokenizer.decode([token_id])
 
 
 def test_an_added_token_has_its_own_letters_and_only_a_special_one_is_skipped() -> None:

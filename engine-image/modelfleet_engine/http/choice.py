@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from modelfleet_engine.bridge import ChoiceTokens
-from modelfleet_engine.detokenizer import IncrementalDetokenizer, StopStrings
+from modelfleet_engine.detokenizer import Detokenizer, StopStrings
 from modelfleet_engine.http.call import AnswerOptions
 from modelfleet_engine.request import FinishReason, GenerationRequest
 from modelfleet_engine.step_plan import TokenLogprobs
@@ -43,7 +43,7 @@ class Choice:
     """Text and tokens of one choice so far. `ended` is why it is over; None while it runs."""
 
     def __init__(
-        self, index: int, request: GenerationRequest, options: AnswerOptions, detokenizer: IncrementalDetokenizer
+        self, index: int, request: GenerationRequest, options: AnswerOptions, detokenizer: Detokenizer
     ) -> None:
         self._index = index
         self._options = options
@@ -84,7 +84,8 @@ class Choice:
 
     def _text(self, news: ChoiceTokens) -> str:
         self.generated_tokens += len(news.token_ids)
-        text = self._detokenizer.feed_all(self._shown(news))
+        shown = self._shown(news)
+        text = self._detokenizer.feed(shown[0]) if len(shown) == 1 else self._detokenizer.feed_all(shown)
         if news.finish_reason is None:
             return text
         self._end(news.finish_reason, stop_reason=self._stop_token(news))

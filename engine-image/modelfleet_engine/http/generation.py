@@ -37,7 +37,9 @@ class RunningCall:
             )
             for index, request in enumerate(call.requests)
         ]
+        self._choices_per_prompt = call.choices_per_prompt
         self._unfinished = len(self._choices)
+        self._scores_prompt = call.options.scores_prompt
         self._is_expired = False
         self._prompt_logprobs: list[list[TokenLogprobs]] = [[] for _ in call.prompts]
         self._generation: Generation = model.bridge.submit(call.requests)
@@ -57,7 +59,7 @@ class RunningCall:
         Of a prompt's choices the one that found the least counts: the others found what that one computed.
         """
         found = self._generation.cached_tokens
-        per_prompt = self.call.choices_per_prompt
+        per_prompt = self._choices_per_prompt
         return sum(
             min((found[index] for index in range(first, first + per_prompt) if index in found), default=0)
             for first in range(0, len(self._choices), per_prompt)
@@ -109,7 +111,7 @@ class RunningCall:
         """
         while self._unfinished:
             touched = [self._feed(news) for news in await self._generation.next_tokens()]
-            if self.call.options.scores_prompt:
+            if self._scores_prompt:
                 # A choice may have waited for the scores that another one brought.
                 touched = list(range(len(self._choices)))
             batch = [self._take(index) for index in touched if self._can_go_out(index)]
@@ -126,7 +128,7 @@ class RunningCall:
         """Gives a choice its news; answers its index."""
         choice = self._choices[news.index]
         if news.prompt_logprobs:
-            self._prompt_logprobs[news.index // self.call.choices_per_prompt] += news.prompt_logprobs
+            self._prompt_logprobs[news.index // self._choices_per_prompt] += news.prompt_logprobs
         if choice.ended is not None:
             return news.index  # came between the stop string and the abort
         choice.feed(news)
@@ -144,12 +146,13 @@ class RunningCall:
         """Whether a choice has news, and the scores of its prompt are there if they are wanted."""
         if not self._choices[index].has_news:
             return False
-        prompt = index // self.call.choices_per_prompt
-        scores_wanted = len(self.call.prompts[prompt].token_ids) - 1 if self.call.options.scores_prompt else 0
-        return len(self._prompt_logprobs[prompt]) >= scores_wanted
+        if not self._scores_prompt:
+            return True
+        prompt = index // self._choices_per_prompt
+        return len(self._prompt_logprobs[prompt]) == len(self.call.prompts[prompt].token_ids) - 1
 
     def _take(self, index: int) -> ChoiceDelta:
-        return self._choices[index].take(self._prompt_logprobs[index // self.call.choices_per_prompt])
+        return self._choices[index].take(self._prompt_logprobs[index // self._choices_per_prompt])
 
     def _observe_latency(self, choice: Choice, news: ChoiceTokens) -> None:
         self._counts.generated_tokens += len(news.at_seconds)
