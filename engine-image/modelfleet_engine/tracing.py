@@ -75,7 +75,7 @@ class RequestSpan:
             "gen_ai.latency.time_to_first_token": self.time_to_first_token_seconds,
             "gen_ai.latency.e2e": self.duration_seconds,
             "http.request.method": self.method,
-            "http.route": self.path,
+            "url.path": self.path,
             "http.response.status_code": self.status,
             "error.type": self.error_code,
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +16,7 @@ from modelfleet_engine.drain import Drain
 from modelfleet_engine.load import RequestCounts
 from modelfleet_engine.scheduler import Scheduler, SchedulerLimits
 from modelfleet_engine.serving import ReadyModel, Serving
+from modelfleet_engine.step_plan import ProfiledStep
 from modelfleet_engine.tokenizer import ModelTokenizer
 
 from tests_engine.fake_device import FakeDevice
@@ -28,7 +29,9 @@ _BLOCK_TOKENS = 16
 
 
 @asynccontextmanager
-async def serving_here(directory: Path, *, vocab_size: int = VOCAB_SIZE) -> AsyncIterator[tuple[Serving, ReadyModel]]:
+async def serving_here(
+    directory: Path, *, vocab_size: int = VOCAB_SIZE, profiled: Sequence[ProfiledStep] = ()
+) -> AsyncIterator[tuple[Serving, ReadyModel]]:
     """A ready model with room for four sequences, its tokenizer on one thread."""
     kv_blocks = MAX_MODEL_LEN // _BLOCK_TOKENS * MAX_OUTSTANDING
     limits = SchedulerLimits(
@@ -47,6 +50,7 @@ async def serving_here(directory: Path, *, vocab_size: int = VOCAB_SIZE) -> Asyn
         counts=counts,
         queue=QueueLimits(sequences=MAX_OUTSTANDING - limits.max_num_seqs),
         on_failure=lambda error: pytest.fail(str(error)),
+        profiled=profiled,
     )
     model = ReadyModel(
         bridge=bridge,

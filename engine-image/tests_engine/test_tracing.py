@@ -126,7 +126,7 @@ async def test_a_span_says_what_the_request_was_and_took_under_the_callers_trace
         "gen_ai.latency.time_to_first_token": 0.5,
         "gen_ai.latency.e2e": 1.5,
         "http.request.method": "POST",
-        "http.route": "/v1/chat/completions",
+        "url.path": "/v1/chat/completions",
         "http.response.status_code": 200,
     }
     resource = collector.requests[0].resource_spans[0].resource
