@@ -261,6 +261,8 @@ class Scheduler:
 
     def _grow(self, sequence: Sequence, draft: _Draft) -> bool:
         """Makes room for one more token, preempting if need be. False: it gave way itself."""
+        if sequence.computed_tokens < len(sequence.block_table) * self.limits.block_tokens:
+            return True
         while self._kv.missing_blocks(sequence):
             victim = max(
                 self._running, key=lambda other: (other.request.priority, -other.computed_tokens, other.arrival)
