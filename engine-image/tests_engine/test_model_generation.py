@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +9,10 @@ import pytest
 from modelfleet_api.engine_config import EngineConfig
 from modelfleet_engine.model_loader import load_runner
 from modelfleet_engine.model_runner import ModelRunner
-from modelfleet_engine.request import GenerationRequest
-from modelfleet_engine.scheduler import PlannedStep, Scheduler, SchedulerLimits
+from modelfleet_engine.scheduler import SchedulerLimits
 
-from tests_engine.model_fixtures import GREEDY, write_random_model
+from tests_engine.generation import Generation
+from tests_engine.model_fixtures import write_random_model
 from tests_engine.tiny_families import FAMILIES, REFERENCE_TOKENS, prompt_of, transformers_logits
 
 # Every family, with what depends on positions: scaled rotations and windows.
@@ -60,43 +59,16 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return TinyModel(runner=load_runner(config).runner, reference=reference)
 
 
-class Generation:
-    """The product's scheduler and runner, one step ahead of the results, without the threads around them."""
-
-    def __init__(
-        self, runner: ModelRunner, *, budget: int = 512, kv_blocks: int = KV_BLOCKS, prefix_caching: bool = False
-    ) -> None:
-        self._runner = runner
-        limits = SchedulerLimits(
-            max_num_seqs=8,
-            max_num_batched_tokens=budget,
-            max_model_len=REFERENCE_TOKENS,
-            kv_blocks=kv_blocks,
-            block_tokens=BLOCK_TOKENS,
-            prefix_caching=prefix_caching,
-        )
-        self.scheduler = Scheduler(limits)
-        self.plans: list[PlannedStep] = []
-
-    def run(self, prompts: list[tuple[int, ...]]) -> list[list[int]]:
-        """All prompts to their full output, submitted at once."""
-        outputs: dict[str, list[int]] = {str(index): [] for index in range(len(prompts))}
-        for request_id, prompt in zip(outputs, prompts, strict=True):
-            request = GenerationRequest(
-                request_id=request_id, prompt_token_ids=prompt, sampling=GREEDY, max_tokens=OUTPUT_TOKENS
-            )
-            self.scheduler.add(request)
-        in_flight: deque[PlannedStep] = deque()
-        while self.scheduler.has_work:
-            planned = self.scheduler.plan_step(0.0)
-            if planned is not None:
-                self.plans.append(planned)
-                in_flight.append(planned)
-            if len(in_flight) > 1 or planned is None:
-                step = self.scheduler.complete_step(self._runner.run(in_flight.popleft().plan))
-                for request_id, token_id in zip(step.request_ids, step.token_ids, strict=True):
-                    outputs[request_id].append(token_id)
-        return list(outputs.values())
+def limits(*, budget: int = 512, kv_blocks: int = KV_BLOCKS, prefix_caching: bool = False) -> SchedulerLimits:
+    """Whole prompts in one step, blocks for all, nothing found again."""
+    return SchedulerLimits(
+        max_num_seqs=8,
+        max_num_batched_tokens=budget,
+        max_model_len=REFERENCE_TOKENS,
+        kv_blocks=kv_blocks,
+        block_tokens=BLOCK_TOKENS,
+        prefix_caching=prefix_caching,
+    )
 
 
 def assert_greedy(model: TinyModel, prompts: list[tuple[int, ...]], outputs: list[list[int]]) -> None:
@@ -112,13 +84,13 @@ def assert_greedy(model: TinyModel, prompts: list[tuple[int, ...]], outputs: lis
 
 
 def test_each_prompt_alone_in_one_piece(model: TinyModel) -> None:
-    outputs = [Generation(model.runner).run([prompt])[0] for prompt in PROMPTS]
+    outputs = [Generation(model.runner, limits()).run([prompt], output_tokens=OUTPUT_TOKENS)[0] for prompt in PROMPTS]
     assert_greedy(model, PROMPTS, outputs)
 
 
 def test_all_prompts_batched_and_in_chunks(model: TinyModel) -> None:
-    generation = Generation(model.runner, budget=24)
-    outputs = generation.run(PROMPTS)
+    generation = Generation(model.runner, limits(budget=24))
+    outputs = generation.run(PROMPTS, output_tokens=OUTPUT_TOKENS)
     assert max(len(planned.plan.sequences) for planned in generation.plans) == len(PROMPTS)
     # Chunks of a prompt and single tokens went through the model together.
     lengths = [{row.computed_tokens for row in planned.plan.sequences} for planned in generation.plans]
@@ -129,20 +101,20 @@ def test_all_prompts_batched_and_in_chunks(model: TinyModel) -> None:
 @pytest.mark.parametrize("prefix_caching", [False, True])
 def test_preempted_and_computed_again(model: TinyModel, prefix_caching: bool) -> None:
     # Room for the longest sequence and half of another.
-    generation = Generation(model.runner, budget=24, kv_blocks=30, prefix_caching=prefix_caching)
-    outputs = generation.run(PROMPTS)
+    generation = Generation(model.runner, limits(budget=24, kv_blocks=30, prefix_caching=prefix_caching))
+    outputs = generation.run(PROMPTS, output_tokens=OUTPUT_TOKENS)
     assert generation.scheduler.stats().preemptions > 0
     assert_greedy(model, PROMPTS, outputs)
 
 
 def test_prefixes_found_in_the_cache(model: TinyModel) -> None:
-    generation = Generation(model.runner, budget=24, prefix_caching=True)
-    outputs = generation.run(PROMPTS)
+    generation = Generation(model.runner, limits(budget=24, prefix_caching=True))
+    outputs = generation.run(PROMPTS, output_tokens=OUTPUT_TOKENS)
     assert generation.scheduler.stats().prefix_hit_tokens == 0
     assert_greedy(model, PROMPTS, outputs)
     # The same prompt again, the next turn of a conversation, and a prompt that leaves a cached one inside a block.
     turns = [PROMPTS[3], (*PROMPTS[2], *outputs[2], 9, 8, 7), (*PROMPTS[3][:43], 1, 2, 3)]
-    later = generation.run(turns)
+    later = generation.run(turns, output_tokens=OUTPUT_TOKENS)
     cached = [admission.cached_tokens for planned in generation.plans for admission in planned.admitted]
     assert cached[len(PROMPTS) :] == [88, 104, 40]
     assert_greedy(model, turns, later)
