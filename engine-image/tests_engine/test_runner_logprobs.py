@@ -109,7 +109,11 @@ def test_a_prompt_scored_in_chunks_has_transformers_log_probabilities(
     assert_entry(result.logprobs[1], expected[-1], token, alternatives=2)
 
 
-def test_drawn_tokens_are_scored_by_the_model_s_own_distribution(reference: Reference) -> None:
+@pytest.mark.parametrize("slice_elements", [1 << 22, 300], ids=["in one piece", "two rows at a time"])
+def test_drawn_tokens_are_scored_by_the_model_s_own_distribution(
+    reference: Reference, slice_elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vocabulary, "SLICE_ELEMENTS", slice_elements)
     runner, expected = reference.runner(), reference.logprobs(PROMPT)[-1]
     asked = [
         SamplingParameters(temperature=0.0, logprobs=3),
