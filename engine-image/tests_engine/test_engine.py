@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import pytest
 from modelfleet_engine.engine import Abort, Close, Engine, Failed, Submit, Update
-from modelfleet_engine.request import FinishReason
+from modelfleet_engine.request import FinishReason, KvEvents
 from modelfleet_engine.scheduler import Scheduler
+from modelfleet_engine.step_plan import ProfiledStep
+from modelfleet_engine.step_time import predict_seconds
 
 from tests_engine.fake_device import FakeDevice, expected_tokens
 from tests_engine.scheduling import MODEL, VOCAB_SIZE, limits, request
@@ -174,3 +177,66 @@ def test_the_stats_count_steps_tokens_and_time() -> None:
     assert stats.step_time is not None
     assert stats.step_time.observed_steps == 24
     assert [admission.request_id for update in outbox.updates for admission in update.admitted] == ["a"]
+
+
+def test_a_passed_deadline_is_told_at_once_while_the_device_still_computes() -> None:
+    gate = threading.Event()
+    with _running(_device(gate=gate)) as (engine, outbox, _):
+        # The device is held in its first step: nothing completes, and yet the end is published.
+        engine.send(Submit(requests=(request("late", max_tokens=60, deadline_seconds=time.monotonic() - 1.0),)))
+        outbox.wait_finished(1)
+        gate.set()
+
+    assert outbox.finished == {"late": FinishReason.DEADLINE}
+    assert outbox.tokens == {}
+    assert outbox.updates[-1].stats.scheduler.expired == 1
+
+
+def test_what_becomes_resident_is_published_in_the_gateways_words() -> None:
+    with _running(_device()) as (engine, outbox, _):
+        engine.send(Submit(requests=(request("a", prompt=(1,) * 9, max_tokens=2, prefix_hashes=("half", "whole")),)))
+        outbox.wait_finished(1)
+
+    events = [update.kv_events for update in outbox.updates if update.kv_events is not None]
+    assert events == [KvEvents(stored=("half", "whole"))]
+
+
+def test_what_the_device_profiled_is_the_first_step_time() -> None:
+    scheduler = Scheduler(limits())
+    profiled = (ProfiledStep(sequences=1, prefill_tokens=100, kv_tokens=100, seconds=0.2),)
+
+    engine = Engine(device=_device(), scheduler=scheduler, publish=Outbox().publish, profiled=profiled)
+
+    assert scheduler.step_time is not None
+    full = predict_seconds(scheduler.step_time, sequences=1, prefill_tokens=100, kv_tokens=100)
+    assert full == pytest.approx(0.2, rel=1e-3)
+    engine.send(Close())
+    engine.run()
+
+
+def test_the_scheduler_plans_with_what_the_engine_learned() -> None:
+    scheduler = Scheduler(limits())
+    outbox = Outbox()
+    engine = Engine(device=_device(step_seconds=0.001), scheduler=scheduler, publish=outbox.publish)
+    thread = threading.Thread(target=engine.run)
+    thread.start()
+    engine.send(Submit(requests=(request("a", max_tokens=30),)))
+    outbox.wait_finished(1)
+    engine.send(Close())
+    thread.join(timeout=10)
+
+    assert scheduler.step_time is not None
+    assert scheduler.step_time == outbox.updates[-1].stats.step_time
+
+
+def test_requests_that_can_never_be_planned_end_the_loop_loudly() -> None:
+    outbox = Outbox()
+    scheduler = Scheduler(limits())
+    engine = Engine(device=_device(), scheduler=scheduler, publish=outbox.publish)
+    scheduler._max_running = 0
+    engine.send(Submit(requests=(request("a"),)))
+
+    engine.run()
+
+    (error,) = outbox.failures
+    assert str(error).startswith("requests wait, yet no step can be planned: SchedulerStats(running=0, waiting=1,")

@@ -118,6 +118,10 @@ class Interleavings(RuleBasedStateMachine):
         held = Counter(block for sequence in running for block in sequence.block_table)
         holders = self.scheduler._kv.blocks._holders
         assert {block: count for block, count in enumerate(holders) if count} == dict(held)
+        index = self.scheduler._kv.blocks._digest_of
+        for sequence in running:
+            # Whoever holds a registered block holds all before it: so the index never has a hole.
+            assert all(block in index for block in sequence.block_table[: sequence.registered_blocks])
         by_salt = {
             salt: {block for s in running if s.request.cache_salt == salt for block in s.block_table} for salt in SALTS
         }
@@ -180,7 +184,9 @@ class Interleavings(RuleBasedStateMachine):
             token_ids = [token for token in self.driver.memory.tokens_of(block) if token is not None]
             parents = [parent for parent in (*index, *chain_starts) if block_digest(parent, token_ids) == digest]
             assert len(parents) == 1, f"block {block} cannot be reached, or holds other tokens"
-        assert self.driver.resident == set(self.scheduler._kv._resident._blocks_with)
+        attached = self.scheduler._kv._resident._hashes_of
+        assert attached.keys() <= set(index.values()), "a hash outlived its block"
+        assert self.driver.resident == {text_hash for hashes in attached.values() for text_hash in hashes}
 
 
 TestInterleavings = Interleavings.TestCase
