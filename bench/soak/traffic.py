@@ -15,7 +15,7 @@ import aiohttp
 SYSTEM_PROMPT = "You are a careful assistant. Answer in plain words. " * 12
 MODEL = "soak"
 # No request of this load may take longer; one that does was lost.
-LOST_AFTER_SECONDS = 120.0
+LOST_AFTER_SECONDS = 300.0
 BAD_SHARE = 0.05
 DISCONNECT_SHARE = 0.15
 
