@@ -114,7 +114,9 @@ def test_a_streamed_echo_comes_first_and_is_scored_for_every_choice(client: open
         model="alphabet", prompt=["abd", "z"], n=2, max_tokens=2, logprobs=0, echo=True, stream=True
     )
 
-    texts, scores, offsets = [""] * 4, [[] for _ in range(4)], [[] for _ in range(4)]  # type: ignore[var-annotated]
+    texts = [""] * 4
+    scores: list[list[float | None]] = [[] for _ in texts]
+    offsets: list[list[int]] = [[] for _ in texts]
     for chunk in chunks:
         choice = chunk.choices[0]
         texts[choice.index] += choice.text
@@ -187,8 +189,8 @@ def test_token_ids_come_with_the_text_where_vllm_puts_them(client: openai.OpenAI
     assert chat["choices"][0]["token_ids"] == list(encode("abc"))
     assert len(chat["prompt_token_ids"]) == 24
     assert (choice["token_ids"], choice["prompt_token_ids"]) == (list(encode("bcd")), list(encode("a")))
-    streamed = [chunk.choices[0].to_dict() for chunk in chunks]
-    assert [token_id for piece in streamed for token_id in piece["token_ids"]] == list(encode("bcd"))  # type: ignore[attr-defined]
+    streamed: list[Any] = [chunk.choices[0].to_dict() for chunk in chunks]
+    assert [token_id for piece in streamed for token_id in piece["token_ids"]] == list(encode("bcd"))
     assert [piece.get("prompt_token_ids") for piece in streamed] == [list(encode("a")), *[None] * (len(streamed) - 1)]
 
 
