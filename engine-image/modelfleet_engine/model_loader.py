@@ -8,10 +8,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -32,26 +30,13 @@ from modelfleet_engine.model_config import ModelConfig, read_model_config
 from modelfleet_engine.model_runner import ModelRunner
 from modelfleet_engine.models.decoder import DecoderModel
 from modelfleet_engine.models.registry import build_model
-from modelfleet_engine.process_memory import give_back_free_memory
+from modelfleet_engine.process_memory import give_back_free_memory, unmap_unused_library_pages
 from modelfleet_engine.profile_run import Profile, ProfileRequest, profile_run
+from modelfleet_engine.start_phases import StartPhases
 from modelfleet_engine.weights import open_weights
 
 _log = logging.getLogger(__name__)
 _MIB = 1 << 20
-
-
-@dataclass(slots=True, kw_only=True)
-class StartPhases:
-    """Seconds per phase of the start, in order."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Times what runs within."""
-        started = time.perf_counter()
-        yield
-        self.seconds[name] = time.perf_counter() - started
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +130,7 @@ def _load_weights(
         with phases.phase("pack_weights"):
             model = build_model(model_config, weights, kernels, max_model_len=longest)
     give_back_free_memory()
+    unmap_unused_library_pages()
     return model
 
 
@@ -187,6 +173,15 @@ def _plan_cache(request: CacheRequest, profile: Profile) -> CachePlan:
         request, measured_step_bytes=profile.step_bytes, memory_used_bytes=machine.memory_used_bytes()
     )
     plan = plan_cache(measured)
+    limit, needed = request.memory_limit_bytes, measured.memory_used_bytes + kept_bytes(measured)
+    if limit is not None and needed + plan.blocks * plan.block_bytes > limit:
+        # Only kvCacheBytes can ask for it; who sets it means it.
+        _log.warning(
+            "kvCacheBytes %d leaves %d bytes too few under the memory limit of %d",
+            plan.blocks * plan.block_bytes,
+            needed + plan.blocks * plan.block_bytes - limit,
+            limit,
+        )
     _log.info(
         "KV cache: %d blocks of %d tokens, %.0f MiB; in use %.0f MiB, kept for steps (%s) and the host %.0f MiB, "
         "memory limit %s; profiled %d tokens a step",
