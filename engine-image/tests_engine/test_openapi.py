@@ -22,7 +22,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests_engine.server_process import ServerProcess, fake_server
+from tests_engine.model_fixtures import demo_model_dir  # noqa: F401 - a fixture
+from tests_engine.server_process import REAL, ServerProcess, fake_server, running
 from tests_engine.serving_here import serving_here
 from tests_engine.tiny_model import write_tiny_model
 
@@ -52,26 +53,39 @@ def _operations(url: str) -> list[Any]:
     return [operation for operation in operations if operation.path != ENDLESS]
 
 
-@pytest.mark.parametrize("mode", list(schemathesis.GenerationMode))
-def test_what_the_document_promises_holds_for_good_and_bad_requests(
-    server: ServerProcess, mode: schemathesis.GenerationMode
-) -> None:
+def _statuses(url: str, *, mode: schemathesis.GenerationMode, examples: int) -> set[int]:
+    """Asks every operation with requests made up from the document, checks the answers, and says how they ended."""
     statuses: set[int] = set()
-    for operation in _operations(server.url):
+    for operation in _operations(url):
         if not operation.body and mode is schemathesis.GenerationMode.NEGATIVE:
             continue
 
         @settings(
-            max_examples=EXAMPLES, derandomize=True, deadline=None, database=None,
+            max_examples=examples, derandomize=True, deadline=None, database=None,
             suppress_health_check=list(HealthCheck),
         )  # fmt: skip
         @given(case=operation.as_strategy(generation_mode=mode))
-        def _holds(case: Any) -> None:
-            response = case.call_and_validate(checks=CHECKS, timeout=30)
-            statuses.add(response.status_code)
+        def holds(case: Any) -> None:
+            statuses.add(case.call_and_validate(checks=CHECKS, timeout=60).status_code)
 
-        _holds()
-    assert (200 if mode is schemathesis.GenerationMode.POSITIVE else 400) in statuses
+        holds()
+    return statuses
+
+
+def test_what_the_document_promises_holds_for_good_requests(server: ServerProcess) -> None:
+    assert 200 in _statuses(server.url, mode=schemathesis.GenerationMode.POSITIVE, examples=EXAMPLES)
+
+
+def test_what_the_document_promises_holds_for_bad_requests(server: ServerProcess) -> None:
+    assert 400 in _statuses(server.url, mode=schemathesis.GenerationMode.NEGATIVE, examples=EXAMPLES)
+
+
+@pytest.mark.model
+def test_the_real_engine_holds_it_too(demo_model_dir: Path) -> None:  # noqa: F811
+    arguments = (str(demo_model_dir), "--port", "0", "--max-model-len", "64")
+    with running(REAL, arguments) as process:
+        process.event("ready", timeout_seconds=120)
+        assert 200 in _statuses(process.url, mode=schemathesis.GenerationMode.POSITIVE, examples=8)
 
 
 async def test_every_route_is_in_the_document_and_no_other(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ _OPERATIONS = (
 
 
 async def openapi(request: web.Request) -> web.Response:
-    """`GET /openapi.json`. 503 never: the document does not need the model."""
+    """`GET /openapi.json`, also while the model is loading."""
     return web.Response(body=orjson.dumps(document(request.app[SERVING])), content_type=_JSON)
 
 
