@@ -41,6 +41,11 @@ def demo_model_path() -> Path:
     return directory
 
 
+def demo_gguf_path() -> Path:
+    """The same model's quantized file, as the package ships it."""
+    return _find_source()[0]
+
+
 def copy_demo_model(destination: Path) -> Path:
     """Copies the prepared model to `destination`, which it then equals; does nothing where it already does."""
     prepared = demo_model_path()
