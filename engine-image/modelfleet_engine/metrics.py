@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 from modelfleet_engine.admission import Refusal
 from modelfleet_engine.load import Histogram
 from modelfleet_engine.request import FinishReason
+from modelfleet_engine.schedule import SchedulerStats
 from modelfleet_engine.serving import Serving
 
 _LABELS = (names.LABEL_MODEL_NAME, names.LABEL_ENGINE)
@@ -39,18 +40,33 @@ class EngineCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """All families; gauges are zero until the model is loaded."""
         load = self._serving.load()
-        scheduler = None if self._serving.model is None else self._serving.model.bridge.stats.scheduler
+        yield from self._gauges(load)
+        yield from self._counters(load)
+        yield from self._requests()
+        yield from self._histograms()
+        yield from self._infos(load)
+        step_time, phases = _terms(load.step_time), self._serving.start_phases
+        yield self._by_label(names.STEP_TIME_SECONDS, "The learned step time.", names.LABEL_TERM, step_time)
+        yield self._by_label(names.START_PHASE_SECONDS, "What the start took.", names.LABEL_PHASE, phases)
+
+    @property
+    def _scheduler(self) -> SchedulerStats | None:
+        return None if self._serving.model is None else self._serving.model.bridge.stats.scheduler
+
+    def _gauges(self, load: Load) -> Iterator[Metric]:
+        waste = 0.0 if self._scheduler is None else self._scheduler.kv_waste_ratio
         usage = load.kv_blocks_used / load.kv_blocks_total if load.kv_blocks_total else 0.0
         yield self._gauge(names.NUM_REQUESTS_RUNNING, "Sequences in the running batch.", load.running)
         yield self._gauge(names.NUM_REQUESTS_WAITING, "Sequences that wait for a place.", load.waiting)
         yield self._gauge(names.KV_CACHE_USAGE, "Share of KV blocks in use, 0 to 1.", usage)
-        waste = 0.0 if scheduler is None else scheduler.kv_waste_ratio
         yield self._gauge(names.KV_WASTE, "Share of the held KV blocks' room without a token, 0 to 1.", waste)
         yield self._gauge(names.QUEUED_TOKENS, "Tokens that waiting requests must compute.", load.queued_tokens)
         yield self._gauge(names.RUNNING_TOKENS, "Tokens of the running sequences.", load.running_tokens)
         yield self._gauge(names.DRAINING, "1 after SIGTERM.", float(load.draining))
+
+    def _counters(self, load: Load) -> Iterator[Metric]:
         counters = load.counters
-        queried = 0 if scheduler is None else scheduler.prefix_queried_tokens
+        queried = 0 if self._scheduler is None else self._scheduler.prefix_queried_tokens
         for name, text, value in (
             (names.NUM_PREEMPTIONS, "Sequences that lost their KV blocks.", counters.preemptions),
             (names.PREFIX_CACHE_QUERIES, "Tokens looked up in the prefix cache.", queried),
@@ -64,14 +80,6 @@ class EngineCollector(Collector):
             (names.CUT_REQUESTS, "Requests ended by a drain's deadline or a failure.", counters.cut_requests),
         ):
             yield self._counter(name, text, value)
-        yield from self._requests()
-        yield from self._histograms()
-        yield from self._infos(load)
-        yield self._by_label(
-            names.STEP_TIME_SECONDS, "The learned step time.", names.LABEL_TERM, _terms(load.step_time)
-        )
-        phases = self._serving.start_phases
-        yield self._by_label(names.START_PHASE_SECONDS, "What the start took.", names.LABEL_PHASE, phases)
 
     def _requests(self) -> Iterator[Metric]:
         counts = self._serving.counts
