@@ -61,14 +61,15 @@ class ScheduledSequence:
     `slot` is the sequence's stable row in the device's state table, in [0, max_num_seqs).
     `token_ids` are the tokens computed in this step; with `input_from_previous_step` it is empty and exactly one
     token is computed, the one this slot sampled last. `start_position` is the count of tokens computed before.
-    `block_table` covers positions [0, start_position + computed tokens).
+    `block_table` covers positions [0, start_position + computed tokens). It may name another block than in the step
+    before: one with the same content, which another sequence computed first.
     `sampling` is None where this step's last token is not the sequence's last known one (a prefill chunk).
     `is_first_chunk` tells the device to reset the slot: this is the sequence's first row since it got the slot, though
     not always at position 0 (a cached prefix is not computed). `prompt_token_ids` is then the whole prompt and
     `generated_token_ids` what was generated before a preemption (both for penalties).
     `prompt_logprobs`: report log probabilities of `target_token_ids`, the prompt's tokens at positions
-    start_position + 1 and on, each with so many alternatives; None: not wanted. One target fewer than computed tokens
-    where the row samples.
+    start_position + 1 and on, each with so many alternatives; None: not wanted. At most one target for each computed
+    token: the prompt's last token has none.
     """
 
     slot: int
