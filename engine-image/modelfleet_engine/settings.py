@@ -23,60 +23,49 @@ class ServeOptions:
     host: str
 
 
+# Flags with a number or a text: (EngineConfig's field, metavar, help). The default, where there is one, is shown too.
+_NUMBERS = (
+    ("port", "PORT", "port to listen on; 0 takes a free one"),
+    ("max_model_len", "TOKENS", "longest prompt and answer together (default: what model and KV cache allow)"),
+    ("max_num_seqs", "N", "sequences that run at the same time"),
+    ("max_num_batched_tokens", "TOKENS", "tokens computed in one step"),
+    ("block_tokens", "TOKENS", "tokens in one KV block"),
+    ("kv_cache_bytes", "BYTES", "size of the KV cache (default: what memory allows)"),
+    ("itl_target_milliseconds", "MS", "cut prompts so that the time between tokens stays below (default: off)"),
+    ("max_queued_tokens", "TOKENS", "prompts and expected answers that may wait (default: 256 full steps)"),
+    ("drain_timeout_seconds", "SECONDS", "how long running requests may take after SIGTERM"),
+    ("accept_after_sigterm_seconds", "SECONDS", "how long new requests are still accepted after SIGTERM"),
+)
+_TEXTS = (
+    ("internal_key_path", "FILE", "a file with the keys of which requests must show one (default: everybody may ask)"),
+    ("otlp_endpoint", "URL", "an OpenTelemetry collector, such as http://collector:4318 (default: no traces)"),
+    ("served_model_name", "NAME", "the `model` of requests (default: the directory's name)"),
+)
+_CHOICES = (
+    ("dtype", get_args(Dtype), "number format of the weights (default: auto)"),
+    ("device", ("auto", "cpu", "cuda"), "where to compute (default: auto)"),
+)
+
+
 def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `modelfleet-engine serve`. Flags that are not given leave EngineConfig's defaults."""
     parser.add_argument("directory", nargs="?", metavar="DIR", help="the model directory (safetensors)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="an EngineConfig as JSON, instead of DIR and flags")
     parser.add_argument("--host", default=DEFAULT_HOST, help="address to listen on (default: %(default)s)")
-    fields = EngineConfig.model_fields
-    for name, metavar, text in (
-        ("port", "PORT", "port to listen on; 0 takes a free one"),
-        ("max_model_len", "TOKENS", "longest prompt and answer together (default: what model and KV cache allow)"),
-        ("max_num_seqs", "N", "sequences that run at the same time"),
-        ("max_num_batched_tokens", "TOKENS", "tokens computed in one step"),
-        ("block_tokens", "TOKENS", "tokens in one KV block"),
-        ("kv_cache_bytes", "BYTES", "size of the KV cache (default: what memory allows)"),
-        ("itl_target_milliseconds", "MS", "cut prompts so that the time between tokens stays below (default: off)"),
-        ("max_queued_tokens", "TOKENS", "prompts and expected answers that may wait (default: 256 full steps)"),
-        ("drain_timeout_seconds", "SECONDS", "how long running requests may take after SIGTERM"),
-        ("accept_after_sigterm_seconds", "SECONDS", "how long new requests are still accepted after SIGTERM"),
-    ):  # fmt: skip
-        default = fields[name].default
+    for name, metavar, text in _NUMBERS:
+        default = EngineConfig.model_fields[name].default
         shown = "" if default is None else f" (default: {default})"
         parser.add_argument(_flag(name), type=int, metavar=metavar, default=argparse.SUPPRESS, help=text + shown)
-    parser.add_argument(
-        "--dtype",
-        choices=get_args(Dtype),
-        default=argparse.SUPPRESS,
-        help="number format of the weights (default: auto)",
-    )
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default=argparse.SUPPRESS, help="where to compute (default: auto)"
-    )
+    for name, metavar, text in _TEXTS:
+        parser.add_argument(_flag(name), metavar=metavar, default=argparse.SUPPRESS, help=text)
+    for name, choices, text in _CHOICES:
+        parser.add_argument(_flag(name), choices=choices, default=argparse.SUPPRESS, help=text)
     parser.add_argument(
         "--no-prefix-caching",
         dest="prefix_caching",
         action="store_false",
         default=argparse.SUPPRESS,
         help="compute every prompt in full, even where another began alike",
-    )
-    parser.add_argument(
-        "--internal-key-path",
-        metavar="FILE",
-        default=argparse.SUPPRESS,
-        help="a file with the keys of which requests must show one (default: everybody may ask)",
-    )
-    parser.add_argument(
-        "--otlp-endpoint",
-        metavar="URL",
-        default=argparse.SUPPRESS,
-        help="an OpenTelemetry collector, such as http://collector:4318 (default: no traces)",
-    )
-    parser.add_argument(
-        "--served-model-name",
-        metavar="NAME",
-        default=argparse.SUPPRESS,
-        help="the `model` of requests (default: the directory's name)",
     )
 
 
