@@ -54,9 +54,10 @@ async def write_whole(request: web.Request, running: RunningCall, answer: Answer
                 choices[delta.index] = delta
     ordered = [choices[index] for index in sorted(choices)]
     usage = running.usage
-    if not running.call.options.scores_prompt:
+    options = running.call.options
+    if options.logprobs is None and not options.scores_prompt:
         return web.Response(body=answer.whole(ordered, usage), content_type="application/json")
-    # Scores of a long prompt are megabytes of JSON.
+    # Scores of many tokens are megabytes of JSON: made off the event loop.
     pool = request.app[SERVING].tokenizer_pool
     body = await asyncio.get_running_loop().run_in_executor(pool, answer.whole, ordered, usage)
     return web.Response(body=body, content_type="application/json")
