@@ -127,7 +127,7 @@ class Server:
             async with asyncio.timeout(FLUSH_SECONDS):
                 await in_daemon_thread(tracer.shutdown)
         except TimeoutError:
-            log_event("traces_dropped", endpoint=self._config.otlp_endpoint)
+            log_event("traces_dropped", waited_seconds=FLUSH_SECONDS)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -211,6 +212,21 @@ async def test_the_last_spans_are_sent_before_a_drained_process_ends(tmp_path: P
         assert await asyncio.to_thread(serve_once) == 0
 
     assert [_attributes(span)["gen_ai.usage.output_tokens"] for span in collector.spans] == [2]
+
+
+def test_a_collector_that_never_answers_holds_up_neither_requests_nor_the_drain(tmp_path: Path) -> None:
+    directory = write_tiny_model(tmp_path / "tiny")
+    # Accepts connections (the backlog does) and never reads them.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        flags = ("--otlp-endpoint", endpoint, "--accept-after-sigterm-seconds", "0")
+        with fake_server(directory, *flags) as server:
+            answer = server.post("/v1/completions", {"model": "tiny", "prompt": "a", "max_tokens": 2})
+            server.terminate()
+            assert server.wait() == 0
+
+    assert answer.status == 200
+    assert server.event("traces_dropped")["waited_seconds"] == 2.0
 
 
 def test_a_missing_package_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
