@@ -45,10 +45,6 @@ class LazyHeap(Generic[Item]):
             heapq.heappop(self._heap)
         return None
 
-    def first_key(self) -> Key | None:
-        """The smallest key; None if there is none."""
-        return None if self.first() is None else self._heap[0][0]
-
     def discard(self, item: Item) -> bool:
         """Removes an item; False if it was not there."""
         if self._push_of.pop(item, None) is None:

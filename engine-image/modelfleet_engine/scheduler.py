@@ -171,10 +171,10 @@ class Scheduler:
 
     def _expire(self, now_seconds: float) -> None:
         """Ends the requests whose deadline has passed, waiting or running: O(log n) for each, O(1) if there is none."""
-        while (key := self._deadlines.first_key()) is not None and key[0] <= now_seconds:
-            sequence = self._deadlines.first()
-            if sequence is None:
-                raise RuntimeError("a deadline without a request")
+        while (sequence := self._deadlines.first()) is not None:
+            deadline_seconds = sequence.request.deadline_seconds
+            if deadline_seconds is None or deadline_seconds > now_seconds:
+                return
             sequence.finish_reason = FinishReason.DEADLINE
             self._ended[sequence.request.request_id] = FinishReason.DEADLINE
             self._expired += 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from modelfleet_engine import kv_manager
+from modelfleet_engine.prefix_cache import block_digest
 from modelfleet_engine.request import FinishReason
 from modelfleet_engine.scheduler import Scheduler
 from modelfleet_engine.step_plan import BlockCopy
@@ -78,6 +80,28 @@ def test_two_requests_that_computed_the_same_block_end_with_one() -> None:
     assert driver.scheduler.stats().kv_blocks_used == 4 + 1
     driver.run()
     assert driver.tokens["a"] == driver.tokens["b"] == expected_tokens(MODEL, PROMPT, max_tokens=20)
+
+
+def test_a_block_is_hashed_once_however_often_its_request_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[tuple[int, ...]] = []
+
+    def counting(parent: bytes, token_ids: tuple[int, ...]) -> bytes:
+        hashed.append(token_ids)
+        return block_digest(parent, token_ids)
+
+    monkeypatch.setattr(kv_manager, "block_digest", counting)
+    scheduler = Scheduler(limits(kv_blocks=6, max_model_len=24))
+    scheduler.add(request("runs", prompt=(5,) * 12, max_tokens=8))
+    scheduler.plan_step(0.0)
+    scheduler.add(request("waits", prompt=PROMPT))
+    hashed.clear()
+
+    for _ in range(4):
+        scheduler.plan_step(0.0)
+
+    # Nothing of it is cached: the first block is all one needs to know, and it is remembered.
+    assert hashed == [PROMPT[:4]]
+    assert scheduler.stats().waiting == 1
 
 
 def test_a_salt_hides_what_others_computed() -> None:
