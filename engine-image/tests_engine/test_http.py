@@ -265,6 +265,11 @@ def test_a_wrong_route_is_an_openai_shaped_error(server: ServerProcess, method_a
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
 
+def test_a_wrong_method_is_answered_with_the_right_one(server: ServerProcess) -> None:
+    assert server.get("/v1/completions").headers["allow"] == "POST"
+    assert server.post("/v1/models", {}).headers["allow"] == "GET,HEAD"
+
+
 def test_a_body_that_is_too_large_is_refused_unread(server: ServerProcess) -> None:
     answer = server.post("/v1/completions", b"x" * (4 * 1024 * 1024 + 1))
 

@@ -115,7 +115,10 @@ async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse
         message = f"{HTTPStatus(error.status).phrase}: {request.method} {request.path}"
         if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             message = f"The request body is larger than {serving.max_body_bytes} bytes."
-        return request_error_response(RequestError(message, status=error.status, code="http_error"))
+        response = request_error_response(RequestError(message, status=error.status, code="http_error"))
+        if "Allow" in error.headers:
+            response.headers["Allow"] = error.headers["Allow"]
+        return response
     except (asyncio.CancelledError, ConnectionResetError):
         raise
     except Exception as error:
