@@ -130,7 +130,6 @@ def _load_weights(
         with phases.phase("pack_weights"):
             model = build_model(model_config, weights, kernels, max_model_len=longest)
     give_back_free_memory()
-    unmap_unused_library_pages()
     return model
 
 
@@ -169,6 +168,7 @@ def _profile(model: DecoderModel, kernels: Kernels, request: CacheRequest) -> Pr
 def _plan_cache(request: CacheRequest, profile: Profile) -> CachePlan:
     """The plan with what is in use after the profile run and what the run has measured; says both in the log."""
     give_back_free_memory()
+    unmap_unused_library_pages()
     measured = dataclasses.replace(
         request, measured_step_bytes=profile.step_bytes, memory_used_bytes=machine.memory_used_bytes()
     )

@@ -74,7 +74,7 @@ def unmap_unused_library_pages() -> None:
     """Lets go of library pages that were read once, by the dynamic linker; those in use come back at their next use.
 
     Importing a torch build with CUDA makes 250 MiB of libraries resident, of which a CPU engine uses 15. They stay in
-    the page cache, so the cost is a minor fault for each page that is used after all: call it before the profile run.
+    the page cache, so the cost is a minor fault for each few pages that are used after all.
     """
     try:
         madvise = ctypes.CDLL(None).madvise

@@ -1,8 +1,8 @@
 """The profile run: the largest steps there will be, on a small cache, before the first request.
 
 It warms the kernels, measures how far memory rises, and times steps for the first guess at the model's speed. A slow
-model is profiled with fewer tokens, so that its start does not wait for more than a few seconds of it; the rest is
-extrapolated with the upper bounds of `step_memory`.
+model is profiled with fewer tokens, so that its start does not wait for it longer than a few small steps take; the
+rest is extrapolated with the upper bounds of `step_memory`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from modelfleet_engine.step_plan import ProfiledStep, StepPlan
 
 # The first steps: enough tokens for a speed, few enough for any model.
 PROBE_TOKENS = 64
-# A profiled step is made smaller when it would take longer.
-STEP_SECONDS = 1.0
+# A profiled step is made smaller when it would take longer: two of them and the probes stay well below two seconds.
+STEP_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from modelfleet_engine.step_plan import SamplingParameters, ScheduledSequence, StepPlan
+from modelfleet_engine.vocabulary import rows_per_slice
 
 # As many alternatives as the API allows.
 ALTERNATIVES = 20
@@ -60,7 +61,8 @@ def worst_step(sizes: ProfileSizes) -> StepPlan:
             sampling=_sampling(index),
             prompt_token_ids=row.token_ids,
             prompt_logprobs=ALTERNATIVES,
-            target_token_ids=row.token_ids[1:],
+            # One piece of logits is all that scoring holds at once: more would only take longer.
+            target_token_ids=row.token_ids[1:][: rows_per_slice(sizes.vocab_size)],
         )
         for index, row in enumerate(prompts)
     ]
