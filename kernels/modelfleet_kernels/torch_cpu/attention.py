@@ -21,9 +21,10 @@ def rope_write_kv(qkv: Tensor, kv_cache: Tensor, prepared: GatherBatch, rope: Ro
     heads = qkv.view(prepared.tokens, rotated_heads + prepared.kv_heads, head_dim)  # [T, Hq + 2 Hkv, D]
     query_key = heads[:, :rotated_heads]  # [T, Hq + Hkv, D]
     width = rope.cos.shape[-1]  # R
-    rotated = _rotate(query_key[..., :width], rope)  # [T, Hq + Hkv, R]
-    if width < head_dim:
-        rotated = torch.cat((rotated, query_key[..., width:]), dim=-1)  # [T, Hq + Hkv, D]
+    if width == head_dim:
+        rotated = _rotate(query_key, rope)  # [T, Hq + Hkv, D]
+    else:
+        rotated = torch.cat((_rotate(query_key[..., :width], rope), query_key[..., width:]), dim=-1)
     key_value = torch.cat((rotated[:, query_heads:], heads[:, rotated_heads:]), dim=1)  # [T, 2 * Hkv, D]
     kv_cache.view(-1, head_dim).index_copy_(0, prepared.write_rows, key_value.view(-1, head_dim))
     return rotated[:, :query_heads]
@@ -72,7 +73,10 @@ def _attend(query: Tensor, keys_values: Tensor, group: RowGroup, form: Attention
 def _fused(query: Tensor, keys_values: Tensor, group: RowGroup, form: AttentionForm) -> Tensor:
     """query [X, Y, Z, D], keys_values [2, X, Y or 1, L, D] -> [X, Y, Z, D]."""
     dtype = attention_dtype(keys_values.dtype)
-    keys, values = keys_values.to(dtype).expand(2, *query.shape[:2], -1, -1)  # [X, Y, L, D] each
+    keys_values = keys_values.to(dtype)
+    if keys_values.shape[2] != query.shape[1]:
+        keys_values = keys_values.expand(2, *query.shape[:2], -1, -1)
+    keys, values = keys_values  # [X, Y, L, D] each
     output = nn.functional.scaled_dot_product_attention(
         query.to(dtype),
         keys,
