@@ -16,9 +16,9 @@ from modelfleet_engine.kv_cache import allocate_cache
 from modelfleet_engine.model_config import ModelConfig
 from modelfleet_engine.model_runner import ModelRunner
 from modelfleet_engine.models.decoder import DecoderModel
-from modelfleet_engine.process_memory import PeakMemory, give_back_free_memory
+from modelfleet_engine.process_memory import MemoryGrowth, PeakMemory, give_back_free_memory
 from modelfleet_engine.profile_steps import ProfileSizes, decode_step, prefill_step, worst_step
-from modelfleet_engine.step_memory import token_bytes
+from modelfleet_engine.step_memory import step_bytes, token_bytes
 from modelfleet_engine.step_plan import ProfiledStep, StepPlan
 
 # The first steps: enough tokens for a speed, few enough for any model.
@@ -73,13 +73,29 @@ def profile_run(model: DecoderModel, kernels: Kernels, request: ProfileRequest) 
     growth = memory.growth()
     if growth is None:
         return Profile(steps=tuple(steps), profiled_tokens=sizes.tokens, step_bytes=None, source="estimate")
-    unseen_bytes = (most - sizes.tokens) * token_bytes(request.model, element_bytes=request.dtype.itemsize)
     return Profile(
         steps=tuple(steps),
         profiled_tokens=sizes.tokens,
-        step_bytes=growth.growth_bytes + unseen_bytes,
+        step_bytes=growth.growth_bytes + _unseen_bytes(request, sizes, growth),
         source=growth.source,
     )
+
+
+def _unseen_bytes(request: ProfileRequest, sizes: ProfileSizes, growth: MemoryGrowth) -> int:
+    """What a step of the whole budget may take beyond a smaller one that was profiled: at least up to the estimate."""
+    unseen_tokens = request.max_num_batched_tokens - sizes.tokens
+    if unseen_tokens == 0:
+        return 0
+    element_bytes = request.dtype.itemsize
+    estimated = step_bytes(
+        request.model,
+        tokens=request.max_num_batched_tokens,
+        sequences=request.max_num_seqs,
+        element_bytes=element_bytes,
+    )
+    # With fewer tokens fewer rows draw as well, and what they hold is in the estimate alone.
+    extrapolated = unseen_tokens * token_bytes(request.model, element_bytes=element_bytes)
+    return max(extrapolated, estimated - growth.growth_bytes)
 
 
 def _probe_sizes(request: ProfileRequest) -> ProfileSizes:

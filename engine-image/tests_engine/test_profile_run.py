@@ -98,9 +98,10 @@ def test_a_slow_model_is_profiled_with_fewer_tokens_and_the_rest_is_extrapolated
     monkeypatch.setattr("modelfleet_engine.profile_run.STEP_SECONDS", 1e-9)
     profile = load(model_dir, maxNumBatchedTokens=256).profile
     assert profile.profiled_tokens == 1
-    # Per token: 4 bytes of 4 * 48 hidden, twice 6 + 2 * 2 heads of 8, and 3 * 88 inner numbers.
+    # Per token: 4 bytes of 4 * 48 hidden, twice 6 + 2 * 2 heads of 8, and 3 * 88 inner numbers; and nine pieces of
+    # logits with 83 rows each.
     assert profile.step_bytes is not None
-    assert profile.step_bytes >= 255 * 4 * (4 * 48 + 2 * 10 * 8 + 3 * 88)
+    assert profile.step_bytes >= 256 * 4 * (4 * 48 + 2 * 10 * 8 + 3 * 88) + 9 * 4 * 83 * 50_000
 
 
 def test_a_full_step_s_time_is_extrapolated_from_the_largest_profiled_prompt() -> None:
