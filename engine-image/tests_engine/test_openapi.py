@@ -18,6 +18,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
+    negative_data_rejection,
     response_schema_conformance,
     status_code_conformance,
 )
@@ -27,7 +28,13 @@ from tests_engine.server_process import REAL, ServerProcess, fake_server, runnin
 from tests_engine.serving_here import serving_here
 from tests_engine.tiny_model import write_tiny_model
 
-CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+    negative_data_rejection,
+]
 # A stream without an end.
 ENDLESS = "/kv-events"
 EXAMPLES = 15

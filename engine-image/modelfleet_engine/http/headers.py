@@ -17,11 +17,11 @@ from modelfleet_engine.errors import RequestError
 # A day; what needs longer is a batch job.
 MAX_TIMEOUT_SECONDS = 86_400.0
 # Visible ASCII: it is compared and hashed, never shown.
-SALT_PATTERN = "^[!-~]{1,256}$"
+SALT_PATTERN = "^[!-~]{0,256}$"
 # With hashes of 16 letters a header of aiohttp's limit (8 KiB) holds about 480.
 MAX_PREFIX_HASHES = 512
 _PREFIX_HASH = "[0-9A-Za-z_-]{1,64}"
-PREFIX_HASHES_PATTERN = f"^{_PREFIX_HASH}(, ?{_PREFIX_HASH}){{0,{MAX_PREFIX_HASHES - 1}}}$"
+PREFIX_HASHES_PATTERN = f"^({_PREFIX_HASH}(, ?{_PREFIX_HASH}){{0,{MAX_PREFIX_HASHES - 1}}})?$"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,13 +60,13 @@ def _timeout_seconds(value: str) -> float:
 
 
 def _salt(value: str) -> str:
-    if value and not re.fullmatch(SALT_PATTERN, value):
+    if not re.fullmatch(SALT_PATTERN, value):
         raise _refusal(HEADER_SALT, "must be at most 256 visible ASCII characters")
     return value
 
 
 def _prefix_hashes(value: str) -> tuple[str, ...]:
-    if value and not re.fullmatch(PREFIX_HASHES_PATTERN, value):
+    if not re.fullmatch(PREFIX_HASHES_PATTERN, value):
         raise _refusal(
             HEADER_PREFIX,
             f"must be at most {MAX_PREFIX_HASHES} hashes of at most 64 letters, digits, - or _, separated by commas",

@@ -26,7 +26,12 @@ from modelfleet_engine.http.headers import MAX_TIMEOUT_SECONDS, PREFIX_HASHES_PA
 from modelfleet_engine.http.keys import SERVING
 from modelfleet_engine.http.schema import ChatCompletionBody, CompletionBody
 from modelfleet_engine.http.tokenize import DetokenizeBody, TokenizeBody
-from modelfleet_engine.http.validate import HARMLESS_FIELDS, NEUTRAL_MESSAGE_VALUES, NEUTRAL_VALUES
+from modelfleet_engine.http.validate import (
+    HARMLESS_FIELDS,
+    NEUTRAL_MESSAGE_VALUES,
+    NEUTRAL_STREAM_VALUES,
+    NEUTRAL_VALUES,
+)
 from modelfleet_engine.serving import Serving
 
 Schema = dict[str, Any]
@@ -51,6 +56,10 @@ _CHUNK_EVENT: Schema = {
 }
 _GENERATION = (400, 401, 404, 413, 429, 500, 503, 504)
 _GATED = (401, 500, 503)
+
+
+# The objects of requests whose nulls `validate` drops.
+_NULLABLE = ("ChatCompletionBody", "CompletionBody", "TokenizeBody", "DetokenizeBody", "ChatMessage", "StreamOptions")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +158,9 @@ def document(serving: Serving) -> Schema:
         _admit(schemas[body.__name__], NEUTRAL_VALUES)
         _admit(schemas[body.__name__], dict.fromkeys(HARMLESS_FIELDS))
     _admit(schemas["ChatMessage"], NEUTRAL_MESSAGE_VALUES)
+    _admit(schemas["StreamOptions"], NEUTRAL_STREAM_VALUES)
+    for name in _NULLABLE:
+        _admit_null(schemas[name])
     paths: Schema = {}
     for operation in _OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method] = _operation(operation, serving)
@@ -165,6 +177,14 @@ def _admit(schema: Schema, fields: Mapping[str, tuple[object, ...] | None]) -> N
     for name, values in fields.items():
         anything = {"description": "Accepted; without effect on the answer."}
         schema["properties"].setdefault(name, anything if values is None else {"enum": [*values, None]})
+
+
+def _admit_null(schema: Schema) -> None:
+    """null equals absence, for every field that may be absent, known or not."""
+    schema["additionalProperties"] = {"type": "null"}
+    for name, field_schema in schema["properties"].items():
+        if name not in schema.get("required", ()) and {"type": "null"} not in field_schema.get("anyOf", ()):
+            schema["properties"][name] = {"anyOf": [field_schema, {"type": "null"}]}
 
 
 def _operation(operation: _Operation, serving: Serving) -> Schema:
