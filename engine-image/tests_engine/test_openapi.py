@@ -106,7 +106,7 @@ async def test_every_route_is_in_the_document_and_no_other(tmp_path: Path) -> No
         if route.method != "HEAD"
     }
     assert {(method, path) for path, methods in described["paths"].items() for method in methods} == served
-    assert described["components"]["schemas"]["TokenizeBody"]["properties"]["model"]["enum"] == ["tiny"]
+    assert described["components"]["schemas"]["CompletionBody"]["properties"]["model"]["enum"] == ["tiny"]
 
 
 PROMPT = {"model": "tiny", "prompt": "ab", "max_tokens": 2}
