@@ -19,11 +19,7 @@ def format_report(report: Report, checks: Sequence[Check]) -> str:
         f"{report.started_at}, commit {report.commit}, {report.seconds / 60:.0f} minutes"
         + (", quick: too few requests for conclusions" if report.quick else ""),
         format_machine(report.machine),
-        *(
-            f"- {server.name}: {server.unavailable or server.note}"
-            + "".join(f"; {name}: {problem}" for name, problem in server.problems.items())
-            for server in report.servers.values()
-        ),
+        "\n".join(_note(server) for server in report.servers.values()),
         _rates_table(report),
         *(_load_table(report, name) for name in _load_names(report)),
         _starts_table(report),
@@ -33,6 +29,11 @@ def format_report(report: Report, checks: Sequence[Check]) -> str:
     if report.largest_disturbance > 0.05:
         parts.insert(1, f"NOT QUIET: others used up to {report.largest_disturbance:.0%} of the CPU before a load began")
     return "\n\n".join(parts)
+
+
+def _note(server: ServerReport) -> str:
+    problems = "".join(f"; {name}: {problem}" for name, problem in server.problems.items())
+    return f"- {server.name}: {server.unavailable or server.note}{problems}"
 
 
 def _rates_table(report: Report) -> str:

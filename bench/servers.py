@@ -61,7 +61,7 @@ def _launch_vllm(models: Models, scenario: Scenario, port: int) -> Launch:
             *("--served-model-name", MODEL_NAME, "--host", "127.0.0.1", "--port", str(port)),
             # Eager: with this torch its compiled path answers gibberish, and takes minutes to start.
             *("--enforce-eager", "--dtype", "bfloat16", "--max-num-seqs", str(MAX_SEQUENCES)),
-            *("--max-model-len", str(MAX_MODEL_TOKENS), caching),
+            *("--max-model-len", str(MAX_MODEL_TOKENS), caching, "--enable-prompt-tokens-details"),
         ),
         port=port,
         ready_path="/health",
