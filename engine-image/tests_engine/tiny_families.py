@@ -18,10 +18,12 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+# With heads of 32 the ramp between stretched and kept frequencies covers four of the sixteen.
 YARN_ROPE = {
     "rope_type": "yarn",
     "rope_theta": 500.0,
     "factor": 4.0,
+    "beta_fast": 4.0,
     "original_max_position_embeddings": 64,
 }
 LONGROPE = {
@@ -73,7 +75,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "family": "Llama",
         "rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 3.0},
     },
-    "yarn rotary scaling": {"family": "Llama", "rope_parameters": YARN_ROPE},
+    "yarn rotary scaling": {"family": "Llama", "head_dim": 32, "rope_parameters": YARN_ROPE},
     "Mistral without a window": {"family": "Mistral", "sliding_window": None},
     "Mistral with a window": {"family": "Mistral", "sliding_window": 16},
     "Qwen2 with a tied head": {"family": "Qwen2", "tie_word_embeddings": True},
