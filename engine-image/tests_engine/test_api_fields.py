@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -215,3 +216,14 @@ def test_null_is_absent_for_every_field(server: ServerProcess) -> None:
     )
 
     assert _completion(server, None, **nothing).json()["choices"][0]["text"] == "bcd"
+
+
+def test_a_stream_that_the_engine_cuts_is_billed_too(tmp_path: Path) -> None:
+    directory = write_tiny_model(tmp_path / "alphabet")
+    with fake_server(directory, environment={"FAKE_FAIL_AT_STEP": "9"}) as server:
+        answer = server.post("/v1/completions", {**LONG, "stream": True}, headers={HEADER_USAGE: "1"})
+
+    *chunks, error, comment = _events(answer)
+    assert json.loads(error.removeprefix("data: "))["error"]["code"] == "engine_failed"
+    texts = [json.loads(chunk.removeprefix("data: "))["choices"][0]["text"] for chunk in chunks]
+    assert json.loads(comment.removeprefix(USAGE_COMMENT_PREFIX))["completion_tokens"] == len("".join(texts)) > 0
