@@ -80,7 +80,11 @@ class StepBudget:
         if self._step_time is None:
             return tokens
         token_seconds = self._token_seconds(self._step_time)
-        fitting = tokens if token_seconds * tokens <= seconds else int(max(0.0, seconds) / token_seconds)
+        # A lost target first: a token may have been learned to cost nothing.
+        if seconds <= 0:
+            fitting = 0
+        else:
+            fitting = tokens if token_seconds * tokens <= seconds else int(seconds / token_seconds)
         return min(tokens, max(fitting, MINIMUM_PREFILL_TOKENS - self._granted_tokens))
 
     @staticmethod

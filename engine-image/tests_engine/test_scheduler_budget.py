@@ -81,6 +81,24 @@ def test_beyond_the_target_all_prompts_together_get_one_minimum() -> None:
     assert _tokens(scheduler.plan_step(0.0)) == {"decodes": 1, "long": 12, "also-long": 4}
 
 
+def test_where_prompt_tokens_seem_to_cost_nothing_a_missed_target_still_leaves_them_the_minimum() -> None:
+    # What is learned of a device whose steps all take the same time.
+    flat = StepTime(
+        base_seconds=0.010,
+        per_sequence_seconds=0.0,
+        per_prefill_token_seconds=0.0,
+        per_kv_token_seconds=0.0,
+        observed_steps=100,
+    )
+    scheduler = Scheduler(limits(batched_tokens=101, kv_blocks=100, itl_target_seconds=0.005))
+    scheduler.step_time = flat
+    scheduler.add(request("decodes", prompt=(1,), max_tokens=50))
+    scheduler.plan_step(0.0)
+    scheduler.add(request("long", prompt=(2,) * 110, max_tokens=1))
+
+    assert _tokens(scheduler.plan_step(0.0)) == {"decodes": 1, "long": 16}
+
+
 def test_admission_leaves_a_block_of_growth_for_each_that_runs() -> None:
     scheduler = Scheduler(limits(kv_blocks=4, max_model_len=16))
     scheduler.add(request("runs", prompt=(1,) * 8, max_tokens=2))
