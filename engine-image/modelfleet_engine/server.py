@@ -23,6 +23,7 @@ from modelfleet_engine.bridge import Bridge
 from modelfleet_engine.drain import FLUSH_SECONDS, Drain
 from modelfleet_engine.errors import ExitCode, GenerationCutError, ModelError
 from modelfleet_engine.http.app import build_app
+from modelfleet_engine.http.headers import MAX_HEADER_BYTES
 from modelfleet_engine.internal_key import InternalKey
 from modelfleet_engine.logs import configure_logging, log_event
 from modelfleet_engine.process_end import exit_process, explain, tell
@@ -90,7 +91,11 @@ class Server:
         loop.add_signal_handler(signal.SIGTERM, self._on_terminate)
         loop.add_signal_handler(signal.SIGINT, self._on_interrupt)
         runner = web.AppRunner(
-            build_app(self._serving), handler_cancellation=True, access_log=None, shutdown_timeout=FLUSH_SECONDS
+            build_app(self._serving),
+            handler_cancellation=True,
+            access_log=None,
+            shutdown_timeout=FLUSH_SECONDS,
+            max_field_size=MAX_HEADER_BYTES,
         )
         await runner.setup()
         try:

@@ -83,8 +83,10 @@ class StepBudget:
         # A lost target first: a token may have been learned to cost nothing.
         if seconds <= 0:
             fitting = 0
+        elif token_seconds * tokens <= seconds:
+            fitting = tokens
         else:
-            fitting = tokens if token_seconds * tokens <= seconds else int(seconds / token_seconds)
+            fitting = int(seconds / token_seconds)
         return min(tokens, max(fitting, MINIMUM_PREFILL_TOKENS - self._granted_tokens))
 
     @staticmethod

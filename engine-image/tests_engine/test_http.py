@@ -11,7 +11,8 @@ from typing import Any
 
 import openai
 import pytest
-from modelfleet_api.protocol import Load
+from modelfleet_api.protocol import HEADER_PREFIX, Load
+from modelfleet_engine.http.headers import MAX_PREFIX_HASHES
 from openai.types.chat import ChatCompletionMessageParam
 
 from tests_engine.server_process import FAKE, ServerProcess, fake_server, running
@@ -275,6 +276,19 @@ def test_a_body_that_is_too_large_is_refused_unread(server: ServerProcess) -> No
 
     assert answer.status == 413
     assert "larger than 4194304 bytes" in answer.json()["error"]["message"]
+
+
+def test_the_longest_list_of_prefix_hashes_reaches_the_engine_and_a_longer_one_is_refused(
+    server: ServerProcess,
+) -> None:
+    body = {"model": "alphabet", "prompt": "z" * 64, "max_tokens": 1}
+    hashes = [f"{index:064}" for index in range(MAX_PREFIX_HASHES)]
+
+    served = server.post("/v1/completions", body, headers={HEADER_PREFIX: ", ".join(hashes)})
+    refused = server.post("/v1/completions", body, headers={HEADER_PREFIX: ", ".join([*hashes, "0"])})
+
+    assert (served.status, refused.status) == (200, 400)
+    assert served.json()["choices"][0]["text"] == "a"
 
 
 def test_a_refusal_of_the_template_is_the_clients_error(client: openai.OpenAI) -> None:

@@ -18,9 +18,11 @@ from modelfleet_engine.errors import RequestError
 MAX_TIMEOUT_SECONDS = 86_400.0
 # Visible ASCII: it is compared and hashed, never shown.
 SALT_PATTERN = "^[!-~]{0,256}$"
-# With hashes of 16 letters a header of aiohttp's limit (8 KiB) holds about 480.
 MAX_PREFIX_HASHES = 512
-_PREFIX_HASH = "[0-9A-Za-z_-]{1,64}"
+MAX_PREFIX_HASH_CHARACTERS = 64
+# Name and value of the longest header that is read: as many hashes as may be, each with a comma and a space.
+MAX_HEADER_BYTES = len(HEADER_PREFIX) + MAX_PREFIX_HASHES * (MAX_PREFIX_HASH_CHARACTERS + 2)
+_PREFIX_HASH = f"[0-9A-Za-z_-]{{1,{MAX_PREFIX_HASH_CHARACTERS}}}"
 PREFIX_HASHES_PATTERN = f"^({_PREFIX_HASH}(, ?{_PREFIX_HASH}){{0,{MAX_PREFIX_HASHES - 1}}})?$"
 
 
@@ -69,7 +71,8 @@ def _prefix_hashes(value: str) -> tuple[str, ...]:
     if not re.fullmatch(PREFIX_HASHES_PATTERN, value):
         raise _refusal(
             HEADER_PREFIX,
-            f"must be at most {MAX_PREFIX_HASHES} hashes of at most 64 letters, digits, - or _, separated by commas",
+            f"must be at most {MAX_PREFIX_HASHES} hashes of at most {MAX_PREFIX_HASH_CHARACTERS} letters, digits, "
+            "- or _, separated by commas",
         )
     return tuple(part.strip() for part in value.split(",")) if value else ()
 
