@@ -139,7 +139,7 @@ class Engine:
     def _obey_commands(self) -> None:
         """Takes all commands there are; with nothing to compute, sleeps until there is one."""
         if not self._scheduler.has_work:
-            self._scheduler.check_integrity()
+            self._scheduler.check_leaks()
             self.step_started_seconds = None
             self._obey(self._inbox.get())
         while True:

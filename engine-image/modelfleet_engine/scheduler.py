@@ -157,17 +157,26 @@ class Scheduler:
             steps=self._next_step_id,
         )
 
-    def check_integrity(self) -> None:
-        """Raises RuntimeError if blocks, slots or requests leaked. Cheap enough for every idle moment."""
-        self._kv.blocks.check_integrity()
+    def check_leaks(self) -> None:
+        """Raises RuntimeError if blocks, slots or requests leaked. O(1): counts only, for every idle moment."""
         used_slots = len(self._running)
         if used_slots + len(self._free_slots) != self.limits.max_num_seqs:
             raise RuntimeError(f"{used_slots} slots used, {len(self._free_slots)} free: some leaked")
         placed = used_slots + len(self._waiting) + self._groups.parked_sequences
         if placed != len(self._live):
             raise RuntimeError(f"{len(self._live)} requests are live, but {placed} run or wait")
-        if not self.has_work and self._kv.blocks.used_blocks:
-            raise RuntimeError(f"idle, yet {self._kv.blocks.used_blocks} KV blocks are held")
+        blocks = self._kv.blocks
+        if blocks.used_blocks + blocks.free_blocks != blocks.total_blocks:
+            raise RuntimeError(
+                f"{blocks.used_blocks} KV blocks used, {blocks.free_blocks} free, {blocks.total_blocks} in total"
+            )
+        if not self.has_work and blocks.used_blocks:
+            raise RuntimeError(f"idle, yet {blocks.used_blocks} KV blocks are held")
+
+    def check_integrity(self) -> None:
+        """`check_leaks`, and the holders and the index of every block: for tests and simulations."""
+        self.check_leaks()
+        self._kv.blocks.check_integrity()
 
     def _expire(self, now_seconds: float) -> None:
         """Ends the requests whose deadline has passed, waiting or running: O(log n) for each, O(1) if there is none."""

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pytest
+from modelfleet_engine.block_manager import BlockManager
 from modelfleet_engine.engine import Abort, Close, Engine, Failed, Submit, Update
 from modelfleet_engine.request import FinishReason, KvEvents
 from modelfleet_engine.scheduler import Scheduler
@@ -163,6 +164,19 @@ def test_a_leak_is_found_when_the_engine_gets_idle() -> None:
     engine.run()
 
     assert [str(error) for error in outbox.failures] == ["idle, yet 1 KV blocks are held"]
+
+
+def test_an_engine_that_gets_idle_does_not_walk_over_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_manager: BlockManager) -> None:
+        raise AssertionError("a hundred thousand blocks take 40 ms, and the next request waits for them")
+
+    monkeypatch.setattr(BlockManager, "check_integrity", fail)
+    with _running(_device()) as (engine, outbox, _):
+        for name in ("a", "b"):
+            engine.send(Submit(requests=(request(name, max_tokens=2),)))
+            outbox.wait_finished(1 if name == "a" else 2)
+
+    assert outbox.failures == []
 
 
 def test_the_stats_count_steps_tokens_and_time() -> None:
