@@ -56,6 +56,8 @@ class RequestError(Exception):
         """OpenAI's `error.type` for this status."""
         if self.status == 429:
             return "rate_limit_error"
+        if self.status == 504:
+            return "timeout_error"
         return "invalid_request_error" if self.status < 500 else "service_unavailable_error"
 
 
