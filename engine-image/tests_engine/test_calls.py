@@ -14,6 +14,7 @@ from modelfleet_engine.http.app import build_app
 from modelfleet_engine.http.calls import chat_call, completion_call
 from modelfleet_engine.http.choice import ChoiceDelta
 from modelfleet_engine.http.headers import CallHeaders
+from modelfleet_engine.http.openai import LONG_BODY_BYTES
 from modelfleet_engine.http.responses import CompletionFormat, Usage
 from modelfleet_engine.http.schema import ChatCompletionBody, CompletionBody
 from tokenizers import processors
@@ -104,6 +105,22 @@ async def test_a_body_that_is_not_in_its_encoding_is_the_clients_error(directory
 
     assert (answer.status, error["code"]) == (400, "invalid_body")
     assert "Can not decode content-encoding: gzip" in error["message"]
+
+
+async def test_a_long_body_is_parsed_off_the_event_loop(directory: Path) -> None:
+    gate = threading.Event()
+    long = {"model": "tiny", "prompt": "a" * LONG_BODY_BYTES, "temperature": "wrong"}
+    async with serving_here(directory) as (serving, _), TestClient(TestServer(build_app(serving))) as client:
+        serving.tokenizer_pool.submit(gate.wait)
+        refused = asyncio.create_task(client.post("/v1/completions", json=long))
+        others = [await client.get("/health") for _ in range(20)]
+        is_refused_at_once = refused.done()
+        gate.set()
+        error = (await (await refused).json())["error"]
+
+    assert [answer.status for answer in others] == [200] * 20
+    assert not is_refused_at_once
+    assert (error["param"], error["code"]) == ("temperature", "invalid_value")
 
 
 async def test_a_bug_in_a_begun_stream_ends_it_with_one_error_event(

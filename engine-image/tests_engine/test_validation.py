@@ -25,6 +25,7 @@ def _refusal(body_type: type[SamplingBody], body: object) -> RequestError:
     ("change", "param", "code", "text"),
     [
         ({"messages": []}, "messages", "invalid_value", "at least 1 item"),
+        ({"messages": CHAT["messages"] * 16_385}, "messages", "invalid_value", "at most 16384 items"),  # type: ignore[operator]
         ({"messages": None}, "messages", "missing_field", "Missing required field: messages."),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "invalid_value", "'assistant'"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "missing_field", "messages[0].content"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -18,13 +19,17 @@ from modelfleet_engine.http.headers import CallHeaders, read_call_headers
 from modelfleet_engine.http.keys import SERVING
 from modelfleet_engine.http.record import RECORD, RequestRecord
 from modelfleet_engine.http.responses import AnswerFormat, ChatFormat, CompletionFormat
-from modelfleet_engine.http.schema import ChatCompletionBody, CompletionBody, SamplingBody
+from modelfleet_engine.http.schema import ChatCompletionBody, CompletionBody, SamplingBody, StrictBody
 from modelfleet_engine.http.stream import write_stream, write_whole
 from modelfleet_engine.http.validate import parse_body
 from modelfleet_engine.serving import ReadyModel, Serving
 
 Body = TypeVar("Body", bound=SamplingBody)
+AnyBody = TypeVar("AnyBody", bound=StrictBody)
 MakeCall = Callable[[Serving, ReadyModel, Body, CallHeaders], Awaitable[Call]]
+
+# Longer bodies are parsed off the event loop: of this length, about a millisecond; of megabytes, a second.
+LONG_BODY_BYTES = 64 * 1024
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
@@ -59,7 +64,7 @@ async def _complete(
     serving = request.app[SERVING]
     record = request[RECORD]
     ready = ready_model(serving)
-    body = parse_body(await read_body(request), body_type)
+    body = await read_body(request, body_type)
     headers = read_call_headers(request.headers, arrived_seconds=record.arrived_seconds)
     record.model = body.model
     calls.check_model(serving, body.model)
@@ -103,13 +108,17 @@ def _note_answer(record: RequestRecord, running: RunningCall) -> None:
     record.time_to_first_token_seconds = running.first_token_seconds
 
 
-async def read_body(request: web.Request) -> bytes:
-    """The whole body. Raises RequestError 400 if it is not what its headers say, such as gzip."""
+async def read_body(request: web.Request, body_type: type[AnyBody]) -> AnyBody:
+    """The whole body, checked. Raises RequestError 400 if it is not what its headers say, such as gzip, or wrong."""
+    serving = request.app[SERVING]
     try:
-        return await request.clone(client_max_size=request.app[SERVING].max_body_bytes).read()
+        raw = await request.clone(client_max_size=serving.max_body_bytes).read()
     except web.RequestPayloadError as error:
         reason = " ".join(str(error).split())
         raise RequestError(f"The request body cannot be read: {reason}", code="invalid_body") from error
+    if len(raw) <= LONG_BODY_BYTES:
+        return parse_body(raw, body_type)
+    return await asyncio.get_running_loop().run_in_executor(serving.tokenizer_pool, parse_body, raw, body_type)
 
 
 def ready_model(serving: Serving) -> ReadyModel:

@@ -21,8 +21,14 @@ from modelfleet_engine.http.keys import SERVING
 from modelfleet_engine.http.limits import check_characters, check_token_ids
 from modelfleet_engine.http.openai import read_body, ready_model
 from modelfleet_engine.http.record import RECORD
-from modelfleet_engine.http.schema import MAX_MODEL_NAME, MAX_TEMPLATE_ARGUMENTS, ChatMessage, StrictBody, TokenId
-from modelfleet_engine.http.validate import parse_body
+from modelfleet_engine.http.schema import (
+    MAX_MESSAGES,
+    MAX_MODEL_NAME,
+    MAX_TEMPLATE_ARGUMENTS,
+    ChatMessage,
+    StrictBody,
+    TokenId,
+)
 from modelfleet_engine.serving import ReadyModel
 from modelfleet_engine.tokenizer import ModelTokenizer
 
@@ -35,7 +41,7 @@ class TokenizeBody(StrictBody):
 
     model: Annotated[str, Field(max_length=MAX_MODEL_NAME)] | None = None
     prompt: str | None = None
-    messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)] | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)] | None = None
     # None: with a text yes, with a conversation no, whose template writes them.
     add_special_tokens: bool | None = None
     add_generation_prompt: bool = True
@@ -98,7 +104,7 @@ def add_tokenizer_routes(app: web.Application) -> None:
 async def tokenize(request: web.Request) -> web.Response:
     """`POST /tokenize`: count, the model's maximum, token ids and, if wanted, how the vocabulary spells them."""
     model = ready_model(request.app[SERVING])
-    body = parse_body(await read_body(request), TokenizeBody)
+    body = await read_body(request, TokenizeBody)
     _check_name(request, body.model)
     check_characters(model, body.characters, param="prompt" if body.messages is None else "messages")
     return await _answer(request, lambda: _tokenized(model, body))
@@ -107,7 +113,7 @@ async def tokenize(request: web.Request) -> web.Response:
 async def detokenize(request: web.Request) -> web.Response:
     """`POST /detokenize`: the text of the token ids."""
     model = ready_model(request.app[SERVING])
-    body = parse_body(await read_body(request), DetokenizeBody)
+    body = await read_body(request, DetokenizeBody)
     _check_name(request, body.model)
     check_token_ids(body.tokens, vocab_size=model.vocab_size, param="tokens")
     return await _answer(request, lambda: {"prompt": model.tokenizer.decode(body.tokens, skip_special_tokens=False)})
