@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from modelfleet_api.protocol import StepTime
@@ -92,11 +92,13 @@ class Work:
 class EngineState:
     """What a decision looks at. `outstanding` counts running, waiting and prepared sequences; `waiting` is part of it.
 
+    `ahead` is the part of `waiting` that goes before the call: what has a priority as good as its own, or a better one.
     `step_time` is None while nothing is known of the device: then nothing is predicted.
     """
 
     outstanding: int
     waiting: Work
+    ahead: Work
     kv_tokens: int
     step_time: StepTime | None
 
@@ -136,7 +138,7 @@ def decide(call: Work, state: EngineState, limits: AdmissionLimits, *, seconds_l
             f"{queued} do and this request would add about {call.tokens}.",
             retry_after_seconds=_retry_after(state, limits, share=_share(too_many, of=queued)),
         )
-    wait = wait_seconds(state, limits)
+    wait = wait_seconds(_as_its_priority_sees_it(state), limits)
     if seconds_left is not None and wait > seconds_left:
         return Decision(
             refusal=Refusal.DEADLINE_UNREACHABLE,
@@ -146,8 +148,14 @@ def decide(call: Work, state: EngineState, limits: AdmissionLimits, *, seconds_l
     return ADMITTED
 
 
+def _as_its_priority_sees_it(state: EngineState) -> EngineState:
+    """The state without what waits behind the call."""
+    behind = state.waiting.sequences - state.ahead.sequences
+    return replace(state, outstanding=state.outstanding - behind, waiting=state.ahead)
+
+
 def wait_seconds(state: EngineState, limits: AdmissionLimits) -> float:
-    """When a call that joins now would begin to be computed, in seconds; 0 where nothing waits or nothing is known.
+    """When a call behind all that waits would begin to be computed; 0 where nothing waits or nothing is known.
 
     With t = a + b*sequences + c*prefill_tokens + d*kv_tokens for one step, S places, a budget of B tokens, W waiting
     sequences that have P prompt and O answer tokens to go, and r = min(S, sequences alive) that decode meanwhile:
@@ -187,22 +195,34 @@ class WaitingWork:
     """The work of each request that waits, and their sum. A request is taken away once; further times do nothing."""
 
     def __init__(self) -> None:
-        self._by_request: dict[str, Work] = {}
+        self._by_request: dict[str, tuple[int, Work]] = {}
+        # Priorities with nothing waiting are not in it.
+        self._by_priority: dict[int, Work] = {}
         self.total = Work()
 
-    def add(self, works: Iterable[tuple[str, Work]]) -> None:
+    def add(self, works: Iterable[tuple[str, Work]], *, priority: int) -> None:
         """These requests wait from now on."""
         for request_id, work in works:
             if request_id in self._by_request:
                 raise ValueError(f"request {request_id} waits already")
-            self._by_request[request_id] = work
+            self._by_request[request_id] = (priority, work)
+            self._by_priority[priority] = self._by_priority.get(priority, Work()) + work
             self.total += work
 
     def release(self, request_id: str) -> None:
         """The request is in a step, or has ended before it came to that."""
-        work = self._by_request.pop(request_id, None)
-        if work is not None:
-            self.total -= work
+        entry = self._by_request.pop(request_id, None)
+        if entry is None:
+            return
+        priority, work = entry
+        self.total -= work
+        self._by_priority[priority] -= work
+        if not self._by_priority[priority].sequences:
+            del self._by_priority[priority]
+
+    def ahead_of(self, priority: int) -> Work:
+        """What waits and goes before a request of this priority that comes now."""
+        return sum((work for other, work in self._by_priority.items() if other <= priority), Work())
 
 
 def work_of(requests: Iterable[GenerationRequest], *, expected_output_tokens: float | None) -> list[tuple[str, Work]]:

@@ -106,8 +106,12 @@ class Bridge:
         now = time.monotonic()
         works = work_of(batch, expected_output_tokens=self._counts.output_lengths.mean)
         deadlines = [request.deadline_seconds - now for request in batch if request.deadline_seconds is not None]
-        self._check_room(sum((work for _, work in works), Work()), seconds_left=min(deadlines, default=None))
-        self._waiting_work.add(works)
+        # The choices of one call share its body and headers.
+        priority = batch[0].priority
+        self._check_room(
+            sum((work for _, work in works), Work()), priority=priority, seconds_left=min(deadlines, default=None)
+        )
+        self._waiting_work.add(works, priority=priority)
         generation = Generation(request_ids=tuple(request.request_id for request in batch), abort=self.abort)
         for index, request in enumerate(batch):
             self._live[request.request_id] = (generation, index, now)
@@ -145,10 +149,11 @@ class Bridge:
         """Whether the engine's thread still runs."""
         return self._thread.is_alive()
 
-    def _check_room(self, call: Work, *, seconds_left: float | None = None) -> None:
+    def _check_room(self, call: Work, *, priority: int = 0, seconds_left: float | None = None) -> None:
         state = EngineState(
             outstanding=len(self._live) + self._in_preparation,
             waiting=self._waiting_work.total,
+            ahead=self._waiting_work.ahead_of(priority),
             kv_tokens=self.stats.scheduler.kv_blocks_used * self._block_tokens,
             step_time=self.stats.step_time,
         )

@@ -25,9 +25,6 @@ class LazyHeap(Generic[Item]):
     def __len__(self) -> int:
         return len(self._push_of)
 
-    def __contains__(self, item: Item) -> bool:
-        return item in self._push_of
-
     def push(self, item: Item, *, key: Key) -> None:
         """Adds an item. Raises ValueError if it is there already."""
         if item in self._push_of:

@@ -31,8 +31,18 @@ STEP_TIME = StepTime(
 )
 
 
-def _state(*, outstanding: int = 0, waiting: Work | None = None, step_time: StepTime | None = STEP_TIME) -> EngineState:
-    return EngineState(outstanding=outstanding, waiting=waiting or Work(), kv_tokens=500, step_time=step_time)
+def _state(
+    *,
+    outstanding: int = 0,
+    waiting: Work | None = None,
+    ahead: Work | None = None,
+    step_time: StepTime | None = STEP_TIME,
+) -> EngineState:
+    """All that waits is ahead, unless said otherwise."""
+    waiting = waiting or Work()
+    return EngineState(
+        outstanding=outstanding, waiting=waiting, ahead=ahead or waiting, kv_tokens=500, step_time=step_time
+    )
 
 
 def _request(name: str, *, prompt_tokens: int, max_tokens: int, group_id: str = "") -> GenerationRequest:
@@ -128,6 +138,17 @@ def test_work_that_cannot_begin_before_its_deadline_is_refused_at_once() -> None
     assert decision.message == "The request has 2.0 s left and could not begin before 4.5 s."
 
 
+def test_what_waits_with_a_worse_priority_delays_nobody() -> None:
+    queue = _work(3, 30, 120)
+    behind = _state(outstanding=5, waiting=queue, ahead=_work(0, 0, 0))
+    # Of 5 that live 2 wait behind: one waits ahead, with 10 prompt tokens in a step of 0.5 + 3 * 0.25 + 0.5 s.
+    between = _state(outstanding=5, waiting=queue, ahead=_work(1, 10, 40))
+
+    assert decide(_work(1, 10, 10), behind, LIMITS, seconds_left=0.1) == ADMITTED
+    assert decide(_work(1, 10, 10), between, LIMITS, seconds_left=1.86) == ADMITTED
+    assert decide(_work(1, 10, 10), between, LIMITS, seconds_left=1.84).refusal is Refusal.DEADLINE_UNREACHABLE
+
+
 def test_a_deadline_never_refuses_where_nothing_waits_unless_it_has_passed() -> None:
     assert decide(_work(1, 10, 10), _state(outstanding=4), LIMITS, seconds_left=0.001) == ADMITTED
     assert decide(_work(1, 10, 10), _state(), LIMITS, seconds_left=0.0).refusal is Refusal.DEADLINE_EXCEEDED
@@ -165,26 +186,33 @@ def test_the_choices_of_one_group_have_one_prompt_to_compute() -> None:
 
 @settings(derandomize=True, deadline=None, max_examples=100)
 @given(
-    st.lists(st.tuples(st.sampled_from("abcdef"), st.booleans(), st.integers(0, 50), st.integers(1, 50)), max_size=40)
+    st.lists(
+        st.tuples(st.sampled_from("abcdef"), st.booleans(), st.integers(-1, 1), st.integers(0, 50), st.integers(1, 50)),
+        max_size=40,
+    )
 )
 def test_what_waits_is_the_sum_of_what_was_added_and_not_released(
-    actions: list[tuple[str, bool, int, int]],
+    actions: list[tuple[str, bool, int, int, int]],
 ) -> None:
     waiting = WaitingWork()
-    expected: dict[str, Work] = {}
-    for request_id, is_added, prompt_tokens, output_tokens in actions:
+    expected: dict[str, tuple[int, Work]] = {}
+    for request_id, is_added, priority, prompt_tokens, output_tokens in actions:
         if is_added and request_id not in expected:
-            expected[request_id] = _work(1, prompt_tokens, output_tokens)
-            waiting.add([(request_id, expected[request_id])])
+            work = _work(1, prompt_tokens, output_tokens)
+            expected[request_id] = (priority, work)
+            waiting.add([(request_id, work)], priority=priority)
         else:
             expected.pop(request_id, None)
             waiting.release(request_id)
-        assert waiting.total == sum(expected.values(), Work())
+        assert waiting.total == sum((work for _, work in expected.values()), Work())
+        for asked in (-2, -1, 0, 1):
+            ahead = [work for priority, work in expected.values() if priority <= asked]
+            assert waiting.ahead_of(asked) == sum(ahead, Work())
 
 
 def test_a_request_waits_only_once() -> None:
     waiting = WaitingWork()
-    waiting.add([("a", _work(1, 1, 1))])
+    waiting.add([("a", _work(1, 1, 1))], priority=0)
 
     with pytest.raises(ValueError, match="request a waits already"):
-        waiting.add([("a", _work(1, 1, 1))])
+        waiting.add([("a", _work(1, 1, 1))], priority=0)

@@ -173,8 +173,10 @@ async def test_a_deadline_that_has_passed_or_cannot_be_met_is_refused_before_any
             bridge.submit([replace(hopeful, request_id="hopeless")])
         assert (refusal.value.status, refusal.value.code) == (429, "deadline_unreachable")
         assert bridge.outstanding == 1
+        urgent = bridge.submit([replace(hopeful, request_id="urgent", priority=-1)])
         gate.set()
         await _collect(first)
+        await _collect(urgent)
 
 
 async def test_closing_a_generation_aborts_what_still_runs() -> None:
