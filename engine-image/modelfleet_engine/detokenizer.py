@@ -115,19 +115,30 @@ class StopStrings:
             position, self.found = min(found)
             self._held = ""
             return buffer[: position + (len(self.found) if self._include_stop else 0)], True
-        keep = max(_partial_match(buffer, stop) for stop in self._stops)
-        self._held = buffer[len(buffer) - keep :]
-        return buffer[: len(buffer) - keep], False
+        return self._hold(buffer), False
+
+    def skip(self, text: str) -> str:
+        """As `feed` of text that cannot end the answer: only a stop string that reaches beyond it counts."""
+        return self._hold(self._held + text)
 
     def flush(self) -> str:
         """What was held back, at the end."""
         held, self._held = self._held, ""
         return held
 
+    def _hold(self, buffer: str) -> str:
+        """Keeps the end of the text that may be the beginning of a stop string; answers the rest."""
+        keep = max((_partial_match(buffer, stop) for stop in self._stops), default=0)
+        self._held = buffer[len(buffer) - keep :]
+        return buffer[: len(buffer) - keep]
+
 
 def _partial_match(text: str, stop: str) -> int:
     """The length of the longest end of `text` that is a true beginning of `stop`."""
-    for length in range(min(len(stop) - 1, len(text)), 0, -1):
-        if text.endswith(stop[:length]):
-            return length
+    # From one occurrence of its first character to the next: trying every length took milliseconds for long stops.
+    start = text.find(stop[0], max(0, len(text) - len(stop) + 1))
+    while start >= 0:
+        if stop.startswith(text[start:]):
+            return len(text) - start
+        start = text.find(stop[0], start + 1)
     return 0

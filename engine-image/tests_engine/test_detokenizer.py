@@ -152,6 +152,13 @@ def test_text_that_only_looked_like_a_stop_string_comes_out_later() -> None:
     assert stops.flush() == ""
 
 
+def test_of_text_that_may_not_stop_only_a_beginning_is_held_back() -> None:
+    stops = StopStrings(["<end>"])
+
+    assert [stops.skip("a<end>b<e"), stops.skip("n")] == ["a<end>b", ""]
+    assert stops.feed("d>c") == ("", True)
+
+
 def test_the_earliest_of_several_stop_strings_counts() -> None:
     assert StopStrings(["c", "bc"]).feed("abc") == ("a", True)
 

@@ -135,12 +135,26 @@ def test_a_stop_token_ends_the_text_and_min_tokens_holds_it_off(client: openai.O
     assert text(min_tokens=6) == "bcdfghijk length"
 
 
-def test_a_stop_string_counts_only_from_min_tokens_on(client: openai.OpenAI) -> None:
-    answer = client.completions.create(
-        model="alphabet", prompt="a", max_tokens=40, stop="d", extra_body={"min_tokens": 10}
+@pytest.mark.parametrize(
+    ("stop", "text"),
+    [
+        # Complete with the third token, the last that may not stop: the next one counts.
+        ("cd", "bcdefghijklmnopqrstuvwxyzab"),
+        # Begun before, complete with the first token that may stop.
+        ("de", "bc"),
+        ("e", "bcd"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_stop_string_counts_where_it_ends_after_min_tokens(
+    client: openai.OpenAI, stop: str, text: str, stream: bool
+) -> None:
+    answer: Any = client.completions.create(
+        model="alphabet", prompt="a", max_tokens=40, stop=stop, stream=stream, extra_body={"min_tokens": 3}
     )
 
-    assert answer.choices[0].text == "bcdefghijklmnopqrstuvwxyzabc"
+    pieces = answer if stream else [answer]
+    assert "".join(piece.choices[0].text for piece in pieces) == text
 
 
 def test_harmless_and_neutral_fields_change_nothing(client: openai.OpenAI) -> None:

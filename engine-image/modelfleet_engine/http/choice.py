@@ -98,12 +98,15 @@ class Choice:
         for token_id in shown:
             self.generated_tokens += 1
             piece = self._detokenizer.feed(token_id)
-            if self.generated_tokens >= self._min_tokens:
-                piece, is_stopped = self._stops.feed(piece)
-                if is_stopped:
-                    self._end(FinishReason.STOP, stop_reason=self._stops.found)
-                    return text + piece
+            # As with stop tokens: none is drawn before `min_tokens` others were, so the next may be the first to stop.
+            if self.generated_tokens <= self._min_tokens:
+                text += self._stops.skip(piece)
+                continue
+            piece, is_stopped = self._stops.feed(piece)
             text += piece
+            if is_stopped:
+                self._end(FinishReason.STOP, stop_reason=self._stops.found)
+                return text
         self.generated_tokens += len(news.token_ids) - len(shown)
         if news.finish_reason is None:
             return text
