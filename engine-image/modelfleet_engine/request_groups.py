@@ -82,7 +82,8 @@ class RequestGroups:
         group = self._group_of(sequence)
         if group is None:
             return
-        if not group.sources and group.leader is None and sequence.can_fork:
+        # One that comes back with tokens of its own may have nothing of the prompt left to compute.
+        if not group.sources and group.leader is None and not sequence.output_token_ids:
             group.leader = sequence
         if group.cached_tokens is None:
             group.cached_tokens = sequence.computed_tokens

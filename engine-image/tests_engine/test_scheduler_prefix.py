@@ -173,6 +173,18 @@ def test_the_choices_of_a_call_compute_their_prompt_once_and_copy_the_started_bl
     assert driver.cached_tokens() == {"c0": 0, "c1": 0, "c2": 0}
 
 
+def test_a_choice_whose_prompt_is_scored_computes_it_for_the_others_too() -> None:
+    driver = _driver()
+    for index in range(3):
+        scored = 1 if index == 0 else None
+        driver.scheduler.add(request(f"c{index}", prompt=PROMPT, group_id="call", prompt_logprobs=scored))
+    driver.run()
+
+    assert [driver.rows_of(f"c{index}")[0] for index in range(3)] == [(0, 14), (13, 1), (13, 1)]
+    assert all(tokens == expected_tokens(MODEL, PROMPT, max_tokens=8) for tokens in driver.tokens.values())
+    assert len(driver.prompt_logprobs["c0"]) == 13
+
+
 def test_all_choices_report_what_the_first_found_in_the_cache() -> None:
     driver = _driver()
     driver.scheduler.add(request("before", prompt=PROMPT[:9]))
