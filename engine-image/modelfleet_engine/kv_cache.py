@@ -6,6 +6,7 @@ Knows no sequence.
 from __future__ import annotations
 
 import mmap
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -69,8 +70,7 @@ def plan_cache(request: CacheRequest) -> CachePlan:
     if wanted is not None and wanted > model.max_position_embeddings:
         raise ModelError(f"maxModelLen {wanted} is above the model's maximum of {model.max_position_embeddings} tokens")
     block_bytes = kv_block_bytes(model, block_tokens=request.block_tokens, dtype=request.dtype)
-    available, origin = _available_bytes(request, block_bytes=block_bytes)
-    blocks = available // block_bytes
+    blocks, origin = _affordable_blocks(request, block_bytes=block_bytes)
     if blocks < 1:
         needed = f"one block of {request.block_tokens} tokens needs {block_bytes} bytes"
         raise ModelError(f"no KV cache fits: {needed}; {origin}")
@@ -78,7 +78,7 @@ def plan_cache(request: CacheRequest) -> CachePlan:
     if wanted is not None and wanted > capacity:
         held = f"the {capacity} tokens the KV cache holds ({blocks} blocks of {block_bytes} bytes)"
         raise ModelError(f"maxModelLen {wanted} is above {held}; {origin}")
-    return CachePlan(blocks=blocks, block_bytes=block_bytes, max_model_len=min(request.longest, capacity))
+    return CachePlan(blocks=blocks, block_bytes=block_bytes, max_model_len=_longest_in(request, blocks=blocks))
 
 
 def kv_block_bytes(model: ModelConfig, *, block_tokens: int, dtype: torch.dtype) -> int:
@@ -86,31 +86,46 @@ def kv_block_bytes(model: ModelConfig, *, block_tokens: int, dtype: torch.dtype)
     return model.layers * 2 * block_tokens * model.kv_heads * model.head_dim * dtype.itemsize
 
 
-def _available_bytes(request: CacheRequest, *, block_bytes: int) -> tuple[int, str]:
-    """Bytes for the cache, and where the number comes from, for messages."""
+def _affordable_blocks(request: CacheRequest, *, block_bytes: int) -> tuple[int, str]:
+    """How many blocks there may be, and what bounds them, for messages."""
     if request.kv_cache_bytes is not None:
-        return request.kv_cache_bytes, f"kvCacheBytes is {request.kv_cache_bytes}"
+        return request.kv_cache_bytes // block_bytes, f"kvCacheBytes is {request.kv_cache_bytes}"
     # More than every sequence at its longest holds nothing that runs.
-    useful_blocks = request.max_num_seqs * -(-request.longest // request.block_tokens)
+    useful = request.max_num_seqs * -(-request.longest // request.block_tokens)
     limit = request.memory_limit_bytes
     if limit is None:
-        available, origin = DEFAULT_KV_CACHE_BYTES, f"the default without a memory limit is {DEFAULT_KV_CACHE_BYTES}"
-    else:
-        kept = kept_bytes(request)
-        available = limit - request.memory_used_bytes - kept
-        origin = f"memory limit {limit}, used {request.memory_used_bytes}, kept for steps and the host {kept} bytes"
-    return min(available, useful_blocks * block_bytes), origin
+        origin = f"the default without a memory limit is {DEFAULT_KV_CACHE_BYTES}"
+        return min(useful, DEFAULT_KV_CACHE_BYTES // block_bytes), origin
+    blocks = _fitting_blocks(request, limit=limit, most=useful, block_bytes=block_bytes)
+    kept = kept_bytes(request, longest=_longest_in(request, blocks=max(1, blocks)))
+    used = request.memory_used_bytes
+    return blocks, f"memory limit {limit}, used {used}, kept for steps and the host {kept} bytes"
 
 
-def kept_bytes(request: CacheRequest) -> int:
-    """What must stay free beside weights and cache: the largest step, attention over the longest context, the host."""
+def _fitting_blocks(request: CacheRequest, *, limit: int, most: int, block_bytes: int) -> int:
+    """The most blocks that fit beside what must stay free, which grows with the longest sequence they can hold."""
+
+    def needed_bytes(blocks: int) -> int:
+        return blocks * block_bytes + kept_bytes(request, longest=_longest_in(request, blocks=blocks))
+
+    fitting = bisect_right(range(most + 1), limit - request.memory_used_bytes, key=needed_bytes) - 1
+    return max(0, fitting)
+
+
+def _longest_in(request: CacheRequest, *, blocks: int) -> int:
+    """The most tokens a sequence can have in a cache of `blocks` blocks."""
+    return min(request.longest, blocks * request.block_tokens)
+
+
+def kept_bytes(request: CacheRequest, *, longest: int) -> int:
+    """What must stay free beside weights and cache: the largest step, attention over `longest` tokens, the host."""
     step = request.measured_step_bytes
     if step is None:
         step = _estimated_step_bytes(request)
     attention = attention_bytes(
         request.model,
         tokens=request.max_num_batched_tokens,
-        longest=request.longest,
+        longest=longest,
         element_bytes=request.dtype.itemsize,
     )
     return step + attention + HOST_MARGIN_BYTES

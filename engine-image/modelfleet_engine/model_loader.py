@@ -173,7 +173,8 @@ def _plan_cache(request: CacheRequest, profile: Profile) -> CachePlan:
         request, measured_step_bytes=profile.step_bytes, memory_used_bytes=machine.memory_used_bytes()
     )
     plan = plan_cache(measured)
-    limit, needed = request.memory_limit_bytes, measured.memory_used_bytes + kept_bytes(measured)
+    kept = kept_bytes(measured, longest=plan.max_model_len)
+    limit, needed = request.memory_limit_bytes, measured.memory_used_bytes + kept
     if limit is not None and needed + plan.blocks * plan.block_bytes > limit:
         # Only kvCacheBytes can ask for it; who sets it means it.
         _log.warning(
@@ -190,7 +191,7 @@ def _plan_cache(request: CacheRequest, profile: Profile) -> CachePlan:
         plan.blocks * plan.block_bytes / _MIB,
         measured.memory_used_bytes / _MIB,
         profile.source,
-        kept_bytes(measured) / _MIB,
+        kept / _MIB,
         "none" if request.memory_limit_bytes is None else f"{request.memory_limit_bytes / _MIB:.0f} MiB",
         profile.profiled_tokens,
     )

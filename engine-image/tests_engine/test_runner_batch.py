@@ -107,21 +107,35 @@ def test_without_a_limit_the_cache_takes_two_gibibytes_or_what_all_sequences_can
 
 def test_under_a_limit_the_cache_takes_what_is_left_after_weights_and_activations() -> None:
     limited = request(memory_used_bytes=100_000_000)
-    limit = 100_000_000 + kept_bytes(limited) + 10 * 16_384 + 5
+    limit = 100_000_000 + kept_bytes(limited, longest=160) + 10 * 16_384 + 5
     assert plan_cache(request(memory_used_bytes=100_000_000, memory_limit_bytes=limit)).blocks == 10
+
+
+def test_what_is_kept_for_attention_is_for_the_longest_sequence_that_the_cache_can_hold() -> None:
+    """A context of a million tokens, of which this limit can hold 40,000: masks for the million would take 384 MiB."""
+    long_context = dataclasses.replace(request().model, max_position_embeddings=1 << 20)
+    cached = 2500 * 16_384
+    for wanted in (None, 40_000):
+        limited = request(model=long_context, max_model_len=wanted)
+        limit = kept_bytes(limited, longest=40_000) + cached
+        plan = plan_cache(dataclasses.replace(limited, memory_limit_bytes=limit))
+        assert plan == CachePlan(blocks=2500, block_bytes=16_384, max_model_len=40_000)
+        assert plan_cache(dataclasses.replace(limited, memory_limit_bytes=limit + cached)).blocks > 2500
+    with pytest.raises(ModelError, match="maxModelLen 40000 is above the 39984 tokens the KV cache holds"):
+        plan_cache(dataclasses.replace(limited, memory_limit_bytes=limit - 1))
 
 
 def test_a_measured_step_takes_the_place_of_the_estimate_and_attention_over_long_contexts_stays_counted() -> None:
     estimated, measured = request(), request(measured_step_bytes=1_000_000)
     # 128 MiB for the host, 128 MiB for gathered keys and values, and for each of 64 * 512 pairs a mask of 6 bytes.
-    assert kept_bytes(measured) == 1_000_000 + (128 << 20) + (128 << 20) + 6 * 64 * 512
+    assert kept_bytes(measured, longest=512) == 1_000_000 + (128 << 20) + (128 << 20) + 6 * 64 * 512
     per_token = 4 * (4 * 64 + 2 * (4 + 2 * 4) * 16 + 3 * 128)
     logits = 9 * 4 * 64 * 100
-    assert kept_bytes(estimated) - kept_bytes(measured) == 64 * per_token + logits - 1_000_000
+    assert kept_bytes(estimated, longest=512) - kept_bytes(measured, longest=512) == 64 * per_token + logits - 1_000_000
 
 
 def test_a_step_fits_or_not_by_the_estimate_alone() -> None:
-    step = kept_bytes(request()) - kept_bytes(request(measured_step_bytes=0))
+    step = kept_bytes(request(), longest=512) - kept_bytes(request(measured_step_bytes=0), longest=512)
     assert can_hold_a_step(request())
     assert can_hold_a_step(request(memory_used_bytes=7, memory_limit_bytes=step + 7))
     assert not can_hold_a_step(request(memory_used_bytes=8, memory_limit_bytes=step + 7))
