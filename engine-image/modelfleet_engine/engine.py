@@ -152,7 +152,7 @@ class Engine:
         match command:
             case Submit(requests=requests):
                 for request in requests:
-                    self._scheduler.add(request)
+                    self._scheduler.add(request, time.monotonic())
             case Abort(request_ids=request_ids):
                 for request_id in request_ids:
                     self._scheduler.abort(request_id)

@@ -73,8 +73,11 @@ class Scheduler:
         """Whether any sequence lives or any step is in flight."""
         return bool(self._live or self._in_flight)
 
-    def add(self, request: GenerationRequest) -> None:
-        """Queues a request. Raises ValueError for one that could never run: admission must have refused it."""
+    def add(self, request: GenerationRequest, now_seconds: float = 0.0) -> None:
+        """Queues a request that arrives at `now_seconds`, on the clock of `plan_step`.
+
+        Raises ValueError for one that could never run: admission must have refused it.
+        """
         total = len(request.prompt_token_ids) + request.max_tokens
         capacity = min(self.limits.max_model_len, self.limits.kv_blocks * self.limits.block_tokens)
         if total > capacity or not request.prompt_token_ids or request.max_tokens < 1:
@@ -84,7 +87,7 @@ class Scheduler:
             )
         if request.request_id in self._live:
             raise ValueError(f"request {request.request_id} is already being served")
-        sequence = Sequence(request, arrival=self._arrivals)
+        sequence = Sequence(request, arrival=self._arrivals, arrived_seconds=now_seconds)
         self._groups.join(sequence)
         self._arrivals += 1
         self._live[request.request_id] = sequence
@@ -215,7 +218,7 @@ class Scheduler:
             for sequence in self._running
             if sequence not in draft.rows and not sequence.is_decoding and sequence.remaining_tokens > 0
         ]
-        begun.sort(key=lambda sequence: (sequence.request.priority, sequence.arrival))
+        begun.sort(key=lambda sequence: (sequence.due_seconds, sequence.arrival))
         is_shared = len(begun) + len(self._waiting) > 1
         cap = draft.budget.share() if is_shared else draft.budget.tokens
         for sequence in begun:
@@ -287,7 +290,6 @@ class Scheduler:
         draft.budget.tokens += draft.rows.pop(victim, 0)
         draft.has_preempted = True
         self._preemptions += 1
-        victim.was_preempted = True
         self._release(victim)
         self._waiting.push(victim)
 

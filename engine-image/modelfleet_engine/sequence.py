@@ -7,10 +7,15 @@ from dataclasses import replace
 from modelfleet_engine.request import FinishReason, GenerationRequest
 from modelfleet_engine.step_plan import SamplingParameters
 
+# How long a request of one priority worse is overtaken by those of the better one. Without an end to it a busy engine
+# would never serve the worse ones at all.
+PRIORITY_SECONDS = 60.0
+
 
 class Sequence:
     """What is computed of a request, what is known, and which KV blocks hold it.
 
+    `due_seconds` orders requests that compete for places and budgets: a priority is a head start of `PRIORITY_SECONDS`.
     `computed_tokens` counts tokens whose KV is written by steps planned so far (done or in flight).
     `placeholders` counts tokens sampled by steps in flight: they exist, their ids are not known yet.
     `highest_computed_tokens` is the most that was ever computed: what is below it and computed anew was lost.
@@ -27,6 +32,7 @@ class Sequence:
         "cached_tokens",
         "computed_tokens",
         "digests",
+        "due_seconds",
         "finish_reason",
         "highest_computed_tokens",
         "is_new_in_slot",
@@ -39,12 +45,12 @@ class Sequence:
         "request",
         "slot",
         "was_planned",
-        "was_preempted",
     )
 
-    def __init__(self, request: GenerationRequest, *, arrival: int) -> None:
+    def __init__(self, request: GenerationRequest, *, arrival: int, arrived_seconds: float) -> None:
         self.request = request
         self.arrival = arrival
+        self.due_seconds = arrived_seconds + request.priority * PRIORITY_SECONDS
         self.prompt_tokens = len(request.prompt_token_ids)
         self.output_token_ids: list[int] = []
         self.computed_tokens = 0
@@ -53,7 +59,6 @@ class Sequence:
         self.slot: int | None = None
         self.is_new_in_slot = False
         self.was_planned = False
-        self.was_preempted = False
         self.finish_reason: FinishReason | None = None
         self.block_table: list[int] = []
         self.registered_blocks = 0

@@ -7,9 +7,9 @@ from modelfleet_engine.sequence import Sequence
 
 
 class WaitingQueue:
-    """Lower priority first; in a priority those that had a place and lost it, then by arrival.
+    """Lower priority first, but waiting counts too: see `Sequence.due_seconds`; then by arrival.
 
-    Strict: requests of a worse priority wait as long as better ones keep coming, as in vLLM.
+    Whoever had a place and lost it came before those who never had one, so it stands before them again.
     `tokens` is the work that waits: what these sequences must compute, were nothing of it cached.
     """
 
@@ -22,8 +22,7 @@ class WaitingQueue:
 
     def push(self, sequence: Sequence) -> None:
         """Adds a sequence that has no place."""
-        key = (sequence.request.priority, 0 if sequence.was_preempted else 1, sequence.arrival)
-        self._heap.push(sequence, key=key)
+        self._heap.push(sequence, key=(sequence.due_seconds, sequence.arrival))
         self.tokens += sequence.total_tokens
 
     def first(self) -> Sequence | None:

@@ -127,6 +127,16 @@ def test_a_lower_priority_value_is_served_sooner_and_equals_by_arrival() -> None
     assert list(driver.finished) == ["urgent", "first", "second", "late"]
 
 
+def test_a_worse_priority_is_overtaken_for_a_while_only() -> None:
+    driver = Driver(Scheduler(limits(seqs=1)))
+    arrivals = (("runs", 0, 0.0), ("batch", 1, 1.0), ("soon-after", 0, 60.5), ("long-after", 0, 61.5))
+    for name, priority, now_seconds in arrivals:
+        driver.scheduler.add(request(name, max_tokens=2, priority=priority), now_seconds)
+    driver.run()
+
+    assert list(driver.finished) == ["runs", "soon-after", "batch", "long-after"]
+
+
 def test_the_worst_priority_gives_way_however_much_it_has_computed() -> None:
     driver = Driver(Scheduler(limits(kv_blocks=6, max_model_len=20)))
     driver.scheduler.add(request("batch", prompt=(1,) * 8, max_tokens=12, priority=10))
