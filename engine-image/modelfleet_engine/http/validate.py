@@ -37,13 +37,19 @@ HARMLESS_FIELDS = frozenset(
 # Fields we do not support, with the values that ask for nothing. null asks for nothing anywhere.
 NEUTRAL_VALUES: Mapping[str, tuple[object, ...]] = {
     "add_generation_prompt": (True,),
+    "bad_words": ([],),
     "continue_final_message": (False,),
+    "documents": ([],),
+    "echo": (False,),
     "function_call": ("none", "auto"),
     "functions": ([],),
+    "include_reasoning": (True,),
+    "length_penalty": (1,),
     "logprobs": (False,),
     "modalities": (["text"],),
     "parallel_tool_calls": (True, False),
     "response_format": ({"type": "text"},),
+    "return_tokens_as_token_ids": (False,),
     "spaces_between_special_tokens": (True,),
     "suffix": ("",),
     "tool_choice": ("none", "auto"),
@@ -87,16 +93,22 @@ def _without_neutral_fields(body: Mapping[str, Any]) -> dict[str, Any]:
     options = kept.get("stream_options")
     if isinstance(options, dict):
         kept["stream_options"] = _drop(options, NEUTRAL_STREAM_VALUES)
+        if not kept["stream_options"]:
+            del kept["stream_options"]
     return kept
 
 
 def _drop(fields: Mapping[str, Any], neutral: Mapping[str, tuple[object, ...]]) -> dict[str, Any]:
-    # By type too: 1 == True in Python, and `echo: 0` is a mistake worth naming.
     return {
         name: value
         for name, value in fields.items()
-        if value is not None and not any(type(value) is type(same) and value == same for same in neutral.get(name, ()))
+        if value is not None and not any(_are_equal(value, same) for same in neutral.get(name, ()))
     }
+
+
+def _are_equal(value: object, same: object) -> bool:
+    # As JSON has it: 1 == True in Python, and `echo: 0` is a mistake worth naming.
+    return isinstance(value, bool) == isinstance(same, bool) and value == same
 
 
 def _request_error(error: ValidationError) -> RequestError:
