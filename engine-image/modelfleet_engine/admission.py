@@ -14,6 +14,7 @@ from enum import StrEnum
 from modelfleet_api.protocol import StepTime
 
 from modelfleet_engine.request import GenerationRequest
+from modelfleet_engine.step_time import predict_seconds
 
 # A 429 tells the client to come back within this range.
 MIN_RETRY_AFTER_SECONDS = 1
@@ -168,9 +169,7 @@ def wait_seconds(state: EngineState, limits: AdmissionLimits) -> float:
     if step is None or not waiting.sequences:
         return 0.0
     decoding = min(limits.max_num_seqs, state.outstanding)
-    decode_seconds = (
-        step.base_seconds + step.per_sequence_seconds * decoding + step.per_kv_token_seconds * state.kv_tokens
-    )
+    decode_seconds = predict_seconds(step, sequences=decoding, prefill_tokens=0, kv_tokens=state.kv_tokens)
     prompt_steps = math.ceil(waiting.prompt_tokens / limits.max_num_batched_tokens)
     without_place = max(0, state.outstanding + 1 - limits.max_num_seqs)
     answer_tokens = waiting.output_tokens / waiting.sequences

@@ -43,10 +43,10 @@ class SchedulerStats:
     """Depths and cumulative counts at one moment.
 
     `queued_tokens` are those that waiting requests must compute, were nothing cached, without those of choices that
-    wait for their call's prompt. `kv_blocks_cached` are free
-    blocks whose content can be found again. `kv_waste_ratio` is the share of the held blocks' room that is beyond the
-    tokens of their sequences. `prefix_queried_tokens` are those of admitted requests looked up in the prefix cache,
-    `prefix_hit_tokens` those found. `recomputed_tokens` were computed again after a preemption.
+    wait for their call's prompt. `kv_blocks_cached` are free blocks whose content can be found again. `kv_waste_ratio`
+    is the share of the held blocks' room that is beyond the tokens of their sequences. `prefix_queried_tokens` are
+    those of admitted requests looked up in the prefix cache, `prefix_hit_tokens` those found. `recomputed_tokens` were
+    computed again after a preemption.
     """
 
     running: int

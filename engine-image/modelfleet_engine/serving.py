@@ -16,6 +16,7 @@ from modelfleet_engine.drain import Drain
 from modelfleet_engine.internal_key import InternalKey
 from modelfleet_engine.load import RequestCounts
 from modelfleet_engine.step_plan import Device, ProfiledStep
+from modelfleet_engine.step_time import predict_seconds
 from modelfleet_engine.tokenizer import ModelTokenizer
 from modelfleet_engine.tracing import Tracer
 
@@ -138,11 +139,11 @@ class Serving:
         if learned is None:
             return self.model.first_full_step_seconds
         kv_tokens = stats.scheduler.kv_blocks_total * self.model.block_tokens
-        return (
-            learned.base_seconds
-            + learned.per_sequence_seconds * self.config.max_num_seqs
-            + learned.per_prefill_token_seconds * self.config.max_num_batched_tokens
-            + learned.per_kv_token_seconds * kv_tokens
+        return predict_seconds(
+            learned,
+            sequences=self.config.max_num_seqs,
+            prefill_tokens=self.config.max_num_batched_tokens,
+            kv_tokens=kv_tokens,
         )
 
     def load(self) -> Load:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from modelfleet_api.protocol import StepTime
 
+from modelfleet_engine.step_time import predict_seconds
+
 # The most of a budget that one prompt gets while others want some. At a quarter of the usual 512 tokens for the
 # others, a short prompt behind a long one begins at once and is done in a step or two; the long one takes a third more
 # steps. Equal halves would double the time to the first token of the first of several long prompts.
@@ -40,8 +42,8 @@ class StepBudget:
 
     def limit_time(self, target: StepTarget, *, decodes: int, kv_tokens: int) -> None:
         """From now on grants keep the step within the target; `kv_tokens` is what its decodes read."""
-        self._step_time = time = target.step_time
-        used = time.base_seconds + time.per_sequence_seconds * decodes + time.per_kv_token_seconds * kv_tokens
+        self._step_time = target.step_time
+        used = predict_seconds(target.step_time, sequences=decodes, prefill_tokens=0, kv_tokens=kv_tokens)
         self._seconds = target.seconds - used
 
     @property
