@@ -50,8 +50,26 @@ def _strftime_now(pattern: str) -> str:
     return datetime.now().astimezone().strftime(pattern)
 
 
+def _goes_through_parts(source: jinja2.nodes.Template) -> bool:
+    """Whether a loop of the template is over some message's `content`, as vLLM tells."""
+    for loop in source.find_all(jinja2.nodes.For):
+        iterated: jinja2.nodes.Node | None = loop.iter
+        while isinstance(iterated, jinja2.nodes.Filter):
+            iterated = iterated.node
+        match iterated:
+            case jinja2.nodes.Getattr(attr="content"):
+                return True
+            case jinja2.nodes.Getitem(arg=jinja2.nodes.Const(value="content")):
+                return True
+    return False
+
+
 class ChatTemplate:
-    """One compiled template. Raises ModelError if it cannot be compiled."""
+    """One compiled template. Raises ModelError if it cannot be compiled.
+
+    As in vLLM, a template that goes through the parts of a content is given parts, and any other one text, where each
+    part begins a line.
+    """
 
     def __init__(self, source: str, *, special_tokens: Mapping[str, str]) -> None:
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
@@ -62,9 +80,11 @@ class ChatTemplate:
         environment.globals["strftime_now"] = _strftime_now
         self._special_tokens = dict(special_tokens)
         try:
-            self._template = environment.from_string(source)
+            parsed = environment.parse(source)
+            self._template = environment.from_string(parsed)
         except jinja2.TemplateSyntaxError as error:
             raise ModelError(f"the model's chat template is not valid jinja2: {error}") from error
+        self._takes_parts = _goes_through_parts(parsed)
 
     def render(
         self,
@@ -75,6 +95,7 @@ class ChatTemplate:
     ) -> str:
         """The prompt for these messages, ending where the assistant's answer begins.
 
+        A message's `content` is text or a list of OpenAI's text parts.
         `arguments` are further names for the template; those below are not theirs to set.
 
         Raises:
@@ -83,7 +104,7 @@ class ChatTemplate:
         names = {
             **(arguments or {}),
             **self._special_tokens,
-            "messages": list(messages),
+            "messages": [{**message, "content": self._content(message["content"])} for message in messages],
             "tools": None,
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
@@ -97,3 +118,8 @@ class ChatTemplate:
                 param="messages",
                 code="invalid_messages",
             ) from error
+
+    def _content(self, content: str | list[dict[str, str]]) -> str | list[dict[str, str]]:
+        if self._takes_parts:
+            return [{"type": "text", "text": content}] if isinstance(content, str) else content
+        return content if isinstance(content, str) else "\n".join(part["text"] for part in content)

@@ -135,6 +135,24 @@ def test_templates_have_what_transformers_gives_them() -> None:
     assert _render("  {% if add_generation_prompt %}\nyes{% endif %}") == "yes"
 
 
+TEXT = "{% for m in messages %}{{ m.content }}{% endfor %}"
+PARTS = "{% for m in messages %}{% for part in m['content'] | list %}<{{ part.text }}>{% endfor %}{% endfor %}"
+# Not over the parts but over what the text is split into.
+LINES = "{% for m in messages %}{% for line in m.content.split('\\n') %}<{{ line }}>{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("source", "parts", "text"),
+    [(TEXT, "a\nb", "hi"), (PARTS, "<a><b>", "<hi>"), (LINES, "<a><b>", "<hi>")],
+)
+def test_parts_of_a_content_reach_the_template_as_it_takes_them(source: str, parts: str, text: str) -> None:
+    template = ChatTemplate(source, special_tokens={})
+    content = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+
+    assert template.render([{"role": "user", "content": content}]) == parts
+    assert template.render([{"role": "user", "content": "hi"}]) == text
+
+
 def test_a_template_cannot_reach_out_of_its_sandbox() -> None:
     with pytest.raises(RequestError, match="unsafe"):
         _render("{{ ''.__class__.__mro__[1].__subclasses__() }}")

@@ -32,7 +32,7 @@ async def chat_call(serving: Serving, model: ReadyModel, body: ChatCompletionBod
     """The call of a chat request; the conversation is rendered and encoded off the event loop."""
     messages = [message.for_template() for message in body.messages]
     check_choices(model, prompts=1, choices=body.n)
-    check_characters(model, sum(len(message["content"]) for message in messages), param="messages")
+    check_characters(model, sum(message.characters for message in body.messages), param="messages")
     encode = partial(
         model.tokenizer.encode_chat,
         messages,

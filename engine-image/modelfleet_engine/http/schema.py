@@ -129,13 +129,16 @@ class ChatMessage(StrictBody):
     content: str | Annotated[list[TextPart], Field(fail_fast=True)]
     name: str | None = None
 
-    def for_template(self) -> dict[str, str]:
-        """As chat templates expect it: plain text; `developer` is OpenAI's newer word for `system`."""
-        content = self.content
-        text = content if isinstance(content, str) else "".join(part.text for part in content)
-        message = {"role": "system" if self.role == "developer" else self.role, "content": text}
-        if self.name is not None:
-            message["name"] = self.name
+    @property
+    def characters(self) -> int:
+        """How long the text is."""
+        return len(self.content) if isinstance(self.content, str) else sum(len(part.text) for part in self.content)
+
+    def for_template(self) -> dict[str, object]:
+        """As `ChatTemplate.render` takes it; `developer` is OpenAI's newer word for `system`."""
+        message = self.model_dump(exclude_none=True)
+        if self.role == "developer":
+            message["role"] = "system"
         return message
 
 

@@ -59,7 +59,7 @@ class TokenizeBody(StrictBody):
         """How long the text is, without what a template adds."""
         if self.messages is None:
             return len(self.prompt or "")
-        return sum(len(message.for_template()["content"]) for message in self.messages)
+        return sum(message.characters for message in self.messages)
 
 
 class DetokenizeBody(StrictBody):
