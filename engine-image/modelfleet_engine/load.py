@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 from modelfleet_api.protocol import HistogramSnapshot
 
+from modelfleet_engine.request import FinishReason
+
 # Upper bounds in seconds; vLLM's own edges where they matter for a CPU or a GPU engine.
 TTFT_BOUNDS = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
@@ -37,10 +39,10 @@ class Histogram:
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
-    def observe(self, value: float, *, count: int = 1) -> None:
-        """Adds `value`, `count` times."""
-        self.counts[bisect_left(self.bounds, value)] += count
-        self.total += value * count
+    def observe(self, value: float) -> None:
+        """Adds one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
 
     @property
     def mean(self) -> float | None:
@@ -69,9 +71,14 @@ class RequestCounts:
     prompt_lengths: Histogram = field(default_factory=lambda: Histogram(TOKEN_BOUNDS))
     output_lengths: Histogram = field(default_factory=lambda: Histogram(TOKEN_BOUNDS))
 
-    def count_finished(self, reason: str) -> None:
-        """One more request that ended for `reason`."""
-        self.finished[reason] = self.finished.get(reason, 0) + 1
+    def count_finished(self, reason: FinishReason, *, generated_tokens: int) -> None:
+        """One more sequence that ended for `reason`.
+
+        One that was given up before its first token says nothing of how long answers are.
+        """
+        self.finished[reason.value] = self.finished.get(reason.value, 0) + 1
+        if generated_tokens or reason in (FinishReason.STOP, FinishReason.LENGTH):
+            self.output_lengths.observe(generated_tokens)
 
     def count_refused(self, reason: str) -> None:
         """One more request that was not admitted for `reason`."""

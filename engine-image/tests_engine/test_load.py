@@ -13,9 +13,9 @@ from modelfleet_api.engine_config import EngineConfig
 from modelfleet_api.protocol import Load, StepTime
 from modelfleet_engine.drain import Drain
 from modelfleet_engine.http.app import build_app
-from modelfleet_engine.load import Histogram
+from modelfleet_engine.load import Histogram, RequestCounts
 from modelfleet_engine.metrics import Metrics
-from modelfleet_engine.request import GenerationRequest
+from modelfleet_engine.request import FinishReason, GenerationRequest
 from modelfleet_engine.serving import Serving
 from modelfleet_engine.step_plan import SamplingParameters
 from prometheus_client.parser import text_string_to_metric_families
@@ -28,11 +28,22 @@ def test_a_value_on_a_bound_belongs_to_that_bucket() -> None:
     histogram = Histogram((1.0, 2.0))
     for value in (0.5, 1.0, 1.5, 2.0, 99.0):
         histogram.observe(value)
-    histogram.observe(3.0, count=2)
 
     snapshot = histogram.snapshot()
 
-    assert (snapshot.counts, snapshot.sum) == ((2, 2, 3), 110.0)
+    assert (snapshot.counts, snapshot.sum) == ((2, 2, 1), 104.0)
+
+
+def test_who_gives_up_before_the_first_token_says_nothing_of_how_long_answers_are() -> None:
+    counts = RequestCounts()
+    counts.count_finished(FinishReason.LENGTH, generated_tokens=30)
+    counts.count_finished(FinishReason.STOP, generated_tokens=0)
+    counts.count_finished(FinishReason.ABORT, generated_tokens=6)
+    for reason in (FinishReason.ABORT, FinishReason.DEADLINE):
+        counts.count_finished(reason, generated_tokens=0)
+
+    assert counts.finished == {"length": 1, "stop": 1, "abort": 2, "deadline": 1}
+    assert counts.output_lengths.mean == 12
 
 
 async def _serving() -> Serving:
@@ -69,7 +80,7 @@ def test_the_wire_form_is_camel_case_and_takes_fields_of_the_future() -> None:
 
 async def test_prometheus_sees_vllms_names_with_vllms_labels() -> None:
     serving = await _serving()
-    serving.counts.count_finished("stop")
+    serving.counts.count_finished(FinishReason.STOP, generated_tokens=1)
     serving.counts.time_to_first_token.observe(0.03)
     serving.counts.time_to_first_token.observe(99999.0)
 

@@ -98,8 +98,7 @@ class RunningCall:
         self._generation.close()
         for choice in self._choices:
             if choice.ended is None:
-                self._counts.count_finished(FinishReason.ABORT.value)
-                self._counts.output_lengths.observe(choice.generated_tokens)
+                self._counts.count_finished(FinishReason.ABORT, generated_tokens=choice.generated_tokens)
         self._counts.duration.observe(time.monotonic() - self._arrived_seconds)
 
     async def deltas(self) -> AsyncIterator[list[ChoiceDelta]]:
@@ -136,8 +135,7 @@ class RunningCall:
         if choice.ended is not None:
             self._unfinished -= 1
             self._is_expired |= choice.ended is FinishReason.DEADLINE
-            self._counts.count_finished(choice.ended.value)
-            self._counts.output_lengths.observe(choice.generated_tokens)
+            self._counts.count_finished(choice.ended, generated_tokens=choice.generated_tokens)
             if news.finish_reason is None:
                 self._generation.abort_choice(news.index)
         return news.index
