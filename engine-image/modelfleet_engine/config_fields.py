@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,20 @@ def positive_integer(raw: Mapping[str, Any], name: str, *, default: int | None =
     return value
 
 
+def section(raw: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The object `raw[name]`, empty where it is absent or null.
+
+    Raises:
+        ModelError: it is no object.
+    """
+    value = raw.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ModelError(f"config.json: {name} must be an object, got {value!r}")
+    return value
+
+
 def positive_number(raw: Mapping[str, Any], name: str, *, default: float | None) -> float | None:
     """`raw[name]` where it is there, null included; else `default`. None is "off".
 
@@ -31,6 +46,7 @@ def positive_number(raw: Mapping[str, Any], name: str, *, default: float | None)
     value = raw.get(name, default)
     if value is None:
         return None
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or value <= 0:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0 < value <= sys.float_info.max:  # NaN and infinity are refused
         raise ModelError(f"config.json: {name} must be a positive number or null, got {value!r}")
     return float(value)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from modelfleet_engine.config_fields import positive_integer, positive_number
+from modelfleet_engine.config_fields import positive_integer, positive_number, section
 from modelfleet_engine.errors import ModelError
 from modelfleet_engine.model_families import FAMILIES, ModelFamily, find_architecture, sliding_layers, sliding_window
 from modelfleet_engine.rope_config import DEFAULT_THETA, RopeConfig, parse_rope, stretched_positions
@@ -103,7 +103,7 @@ def parse_model_config(raw: Mapping[str, Any]) -> ModelConfig:
         attention_soft_cap=_soft_cap(raw, family, "attn_logit_softcapping"),
         logit_soft_cap=_soft_cap(raw, family, "final_logit_softcapping"),
         activation=_activation(raw, family),
-        rms_norm_epsilon=float(raw.get("rms_norm_eps", family.defaults["rms_norm_eps"])),
+        rms_norm_epsilon=_rms_norm_epsilon(raw, family),
         norms_add_one=family.is_gemma,
         output_norms=family.is_gemma,
         qk_norm=family.qk_norm,
@@ -119,8 +119,8 @@ def parse_model_config(raw: Mapping[str, Any]) -> ModelConfig:
 
 
 def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
-    if raw.get("quantization_config"):
-        method = dict(raw["quantization_config"]).get("quant_method", "unknown")
+    if quantization := section(raw, "quantization_config"):
+        method = quantization.get("quant_method", "unknown")
         raise ModelError(f"quantization_config ({method}) is not supported; supported: unquantized safetensors")
     if raw.get("use_bidirectional_attention"):
         raise ModelError("use_bidirectional_attention is not supported; supported: false (a model that generates)")
@@ -147,13 +147,13 @@ def _layer_attention(raw: Mapping[str, Any], family: ModelFamily, *, layers: int
 
 def _ropes(raw: Mapping[str, Any], family: ModelFamily) -> tuple[RopeConfig, RopeConfig]:
     """Those of sliding and of full layers: one and the same but in Gemma 3, in either of its spellings."""
-    settings: Mapping[str, Any] = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    settings = section(raw, "rope_parameters") or section(raw, "rope_scaling")
     if not family.local_rope:
         rope = parse_rope(raw, settings=settings, default_theta=family.theta)
         return rope, rope
     is_nested = "full_attention" in settings or "sliding_attention" in settings
-    full = (settings.get("full_attention") or {}) if is_nested else settings
-    sliding = (settings.get("sliding_attention") or {}) if is_nested else {}
+    full = section(settings, "full_attention") if is_nested else settings
+    sliding = section(settings, "sliding_attention") if is_nested else {}
     local_theta = {"rope_theta": raw.get("rope_local_base_freq") or DEFAULT_THETA}
     return (
         parse_rope(raw, settings=local_theta | dict(sliding), default_theta=DEFAULT_THETA),
@@ -181,6 +181,11 @@ def _attention_scale(raw: Mapping[str, Any], family: ModelFamily) -> float | Non
     return float((positive_number(raw, "query_pre_attn_scalar", default=default) or default) ** -0.5)
 
 
+def _rms_norm_epsilon(raw: Mapping[str, Any], family: ModelFamily) -> float:
+    default = float(family.defaults["rms_norm_eps"])
+    return positive_number(raw, "rms_norm_eps", default=default) or default
+
+
 def _soft_cap(raw: Mapping[str, Any], family: ModelFamily, name: str) -> float | None:
     return positive_number(raw, name, default=family.defaults.get(name)) if family.is_gemma else None
 
@@ -188,7 +193,7 @@ def _soft_cap(raw: Mapping[str, Any], family: ModelFamily, name: str) -> float |
 def _activation(raw: Mapping[str, Any], family: ModelFamily) -> Activation:
     name = "hidden_activation" if family.is_gemma else "hidden_act"
     given = raw.get(name) or family.defaults[name]
-    if given not in _ACTIVATIONS:
+    if not isinstance(given, str) or given not in _ACTIVATIONS:
         raise ModelError(f"{name} {given!r} is not supported; supported: {', '.join(map(repr, _ACTIVATIONS))}")
     return _ACTIVATIONS[given]
 

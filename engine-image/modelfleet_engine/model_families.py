@@ -79,11 +79,12 @@ def find_architecture(raw: Mapping[str, Any]) -> str:
     Raises:
         ModelError: none is; it names them and what is supported.
     """
-    names = raw.get("architectures") or []
+    listed = raw.get("architectures") or []
+    names = [str(name) for name in listed] if isinstance(listed, list) else [str(listed)]
     for name in names:
         if name in FAMILIES:
-            return str(name)
-    given = ", ".join(map(str, names)) or "none"
+            return name
+    given = ", ".join(names) or "none"
     raise ModelError(f"architecture {given} is not supported; supported: {', '.join(SUPPORTED_ARCHITECTURES)}")
 
 
@@ -113,6 +114,8 @@ def sliding_layers(raw: Mapping[str, Any], family: ModelFamily, *, layers: int) 
     kinds = raw.get("layer_types")
     if kinds is None or family.windows == "none":
         return by_rule
+    if not isinstance(kinds, list):
+        raise ModelError(f"layer_types must name each layer full_attention or sliding_attention, got {kinds!r}")
     unknown = sorted({str(kind) for kind in kinds} - {"full_attention", "sliding_attention"})
     if unknown or len(kinds) != layers:
         given = f"{len(kinds)} for {layers} layers" + (f", among them {', '.join(unknown)}" if unknown else "")
@@ -126,8 +129,10 @@ def sliding_layers(raw: Mapping[str, Any], family: ModelFamily, *, layers: int) 
 
 def _sliding_by_rule(raw: Mapping[str, Any], family: ModelFamily, *, layers: int) -> tuple[bool, ...]:
     if family.windows == "upper":
-        # Not `positive_integer`: zero is every layer.
-        first = int(raw.get("max_window_layers", family.defaults["max_window_layers"]))
+        default = family.defaults["max_window_layers"]
+        # Zero is every layer.
+        is_every = raw.get("max_window_layers") == 0
+        first = 0 if is_every else positive_integer(raw, "max_window_layers", default=default)
         return tuple(index >= first for index in range(layers))
     if family.windows == "pattern":
         default = family.defaults["sliding_window_pattern"]

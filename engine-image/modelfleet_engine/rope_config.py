@@ -6,6 +6,7 @@ transformers' default.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ def parse_rope(raw: Mapping[str, Any], *, settings: Mapping[str, Any], default_t
         raise ModelError(f"rope type {kind!r} is not supported; supported: {', '.join(SUPPORTED_ROPE_TYPES)}")
     parse = _PARAMETERS.get(cast(RopeKind, kind))
     try:
-        return RopeConfig(
+        rope = RopeConfig(
             kind=cast(RopeKind, kind),
             theta=float(settings.get("rope_theta") or raw.get("rope_theta") or default_theta),
             rotary_share=float(settings.get("partial_rotary_factor") or raw.get("partial_rotary_factor") or 1.0),
@@ -66,8 +67,19 @@ def parse_rope(raw: Mapping[str, Any], *, settings: Mapping[str, Any], default_t
         )
     except KeyError as error:
         raise ModelError(f"config.json: rope type {kind!r} needs {error.args[0]!r}") from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise ModelError(f"config.json: rope type {kind!r} has a parameter that is no number: {error}") from error
+    _check_numbers(rope)
+    return rope
+
+
+def _check_numbers(rope: RopeConfig) -> None:
+    """All of them are positive and finite: others would give NaN for every logit, and an answer all the same."""
+    for name, value in dataclasses.asdict(rope).items():
+        values = value if isinstance(value, tuple) else (value,)
+        wrong = [number for number in values if isinstance(number, float) and not 0 < number < math.inf]
+        if wrong:
+            raise ModelError(f"config.json: {name} of rope type {rope.kind!r} must be positive, got {wrong[0]}")
 
 
 def stretched_positions(rope: RopeConfig, *, max_position_embeddings: int) -> int:

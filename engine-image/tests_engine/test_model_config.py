@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,18 @@ def test_each_supported_architecture_parses_with_nothing_but_its_sizes() -> None
         ({"rope_scaling": {"rope_type": "longrope", "short_factor": [1]}}, "rope type 'longrope' needs 'long_factor'"),
         ({"rope_scaling": {"rope_type": "longrope"} | PHI_FACTORS}, "short_factor must hold 8 numbers, got 6"),
         ({"rope_scaling": {"rope_type": "linear", "factor": "two"}}, "'linear' has a parameter that is no number"),
+        (
+            {"rope_scaling": {"rope_type": "linear", "factor": math.nan}},
+            "factor of rope type 'linear' must be positive",
+        ),
+        (
+            {"rope_scaling": {"rope_type": "linear", "factor": 0}},
+            "factor of rope type 'linear' must be positive, got 0.0",
+        ),
+        ({"rope_scaling": "linear"}, "rope_scaling must be an object, got 'linear'"),
+        ({"rope_theta": -5}, "theta of rope type 'default' must be positive, got -5.0"),
+        ({"rms_norm_eps": "small"}, "rms_norm_eps must be a positive number or null, got 'small'"),
+        ({"rms_norm_eps": math.inf}, "rms_norm_eps must be a positive number or null, got inf"),
         ({"num_key_value_heads": 3}, "query heads must be a multiple of KV heads"),
         ({"head_dim": 15}, "head_dim even; got .* head_dim 15"),
         ({"hidden_size": None}, "hidden_size must be a positive integer, got None"),
@@ -278,6 +291,7 @@ def test_what_cannot_be_computed_is_refused_by_name(change: dict[str, Any], mess
         ("Gemma3", {"layer_types": ["chunked_attention"] * 6}, "got 6 for 6 layers, among them chunked_attention"),
         ("Gemma3", {"sliding_window_pattern": 0}, "sliding_window_pattern must be a positive integer, got 0"),
         ("Mistral", {"layer_types": ["full_attention"] * 6}, "layer_types other than sliding_attention"),
+        ("Qwen2", {"max_window_layers": "some"}, "max_window_layers must be a positive integer, got 'some'"),
         ("Mistral", {"sliding_window": "wide"}, "sliding_window must be a positive integer, got 'wide'"),
     ],
 )
