@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from modelfleet_engine.errors import RequestError
+from modelfleet_engine.http import openai
 from modelfleet_engine.http.app import build_app
 from modelfleet_engine.http.calls import chat_call, completion_call
 from modelfleet_engine.http.choice import ChoiceDelta
@@ -107,6 +109,23 @@ async def test_a_body_that_is_not_in_its_encoding_is_the_clients_error(directory
     assert "Can not decode content-encoding: gzip" in error["message"]
 
 
+async def test_a_body_that_does_not_come_is_given_up_and_holds_up_no_drain(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def stalled() -> AsyncIterator[bytes]:
+        yield b'{"model": '
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(openai, "BODY_SECONDS", 0.05)
+    async with serving_here(directory) as (serving, _), TestClient(TestServer(build_app(serving))) as client:
+        answer = await client.post("/v1/completions", data=stalled())
+        error = (await answer.json())["error"]
+
+        assert await serving.drain.wait_idle(timeout_seconds=5)
+    assert (answer.status, error["code"]) == (408, "body_timeout")
+    assert error["message"] == "The request body did not come within 0.05 s."
+
+
 async def test_a_long_body_is_parsed_off_the_event_loop(directory: Path) -> None:
     gate = threading.Event()
     long = {"model": "tiny", "prompt": "a" * LONG_BODY_BYTES, "temperature": "wrong"}
@@ -121,6 +140,25 @@ async def test_a_long_body_is_parsed_off_the_event_loop(directory: Path) -> None
     assert [answer.status for answer in others] == [200] * 20
     assert not is_refused_at_once
     assert (error["param"], error["code"]) == ("temperature", "invalid_value")
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "scores"),
+    [
+        ({"prompt_logprobs": 20}, "prompt_logprobs", 250 * 100 * 2 * 21),
+        ({"logprobs": 20, "echo": True}, "logprobs", 250 * 100 * 2 * 21),
+    ],
+)
+async def test_scores_of_prompts_that_would_be_gigabytes_are_refused(
+    directory: Path, change: dict[str, object], param: str, scores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = {"model": "tiny", "prompt": [[1] * 250] * 100, "max_tokens": 1, "n": 2, **change}
+    async with serving_here(directory) as (serving, model):
+        monkeypatch.setattr(model.bridge, "_limits", replace(model.bridge._limits, max_sequences=1000))
+        with pytest.raises(RequestError, match=f"would hold {scores} log probabilities") as refusal:
+            await completion_call(serving, model, CompletionBody.model_validate(fields), CallHeaders())
+
+    assert (refusal.value.status, refusal.value.param) == (400, param)
 
 
 async def test_a_bug_in_a_begun_stream_ends_it_with_one_error_event(

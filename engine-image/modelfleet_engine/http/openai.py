@@ -30,6 +30,8 @@ MakeCall = Callable[[Serving, ReadyModel, Body, CallHeaders], Awaitable[Call]]
 
 # Longer bodies are parsed off the event loop: of this length, about a millisecond; of megabytes, a second.
 LONG_BODY_BYTES = 64 * 1024
+# The longest body there may be comes in this time over 5 Mbit/s; a client that stalls would hold up a drain.
+BODY_SECONDS = 60.0
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
@@ -109,10 +111,19 @@ def _note_answer(record: RequestRecord, running: RunningCall) -> None:
 
 
 async def read_body(request: web.Request, body_type: type[AnyBody]) -> AnyBody:
-    """The whole body, checked. Raises RequestError 400 if it is not what its headers say, such as gzip, or wrong."""
+    """The whole body, checked.
+
+    Raises:
+        RequestError: 400, it is wrong or not what its headers say, such as gzip; 408, it does not come.
+    """
     serving = request.app[SERVING]
     try:
-        raw = await request.clone(client_max_size=serving.max_body_bytes).read()
+        async with asyncio.timeout(BODY_SECONDS):
+            raw = await request.clone(client_max_size=serving.max_body_bytes).read()
+    except TimeoutError as error:
+        raise RequestError(
+            f"The request body did not come within {BODY_SECONDS:g} s.", status=408, code="body_timeout"
+        ) from error
     except web.RequestPayloadError as error:
         reason = " ".join(str(error).split())
         raise RequestError(f"The request body cannot be read: {reason}", code="invalid_body") from error

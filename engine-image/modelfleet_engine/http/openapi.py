@@ -42,6 +42,7 @@ _REASONS = {
     400: "The request is wrong; `param` names the field.",
     401: f"The engine answers its gateways only: `{HEADER_KEY}` is missing or wrong.",
     404: "There is no such model here.",
+    408: "The body did not come in time.",
     413: "The body is too large.",
     429: "The queue is full; `Retry-After` says when to come back.",
     500: "A bug of ours, or the engine failed.",
@@ -54,7 +55,7 @@ _CHUNK_EVENT: Schema = {
     "properties": {"data": {"type": "string", "description": "The JSON of one chunk, as OpenAI's; at last [DONE]."}},
     "required": ["data"],
 }
-_GENERATION = (400, 401, 404, 413, 429, 500, 503, 504)
+_GENERATION = (400, 401, 404, 408, 413, 429, 500, 503, 504)
 _GATED = (401, 500, 503)
 
 
@@ -124,7 +125,7 @@ _OPERATIONS = (
         summary="A text's or a conversation's tokens",
         answer=answers.Tokenized,
         body=TokenizeBody,
-        errors=(400, 401, 404, 413, 429, 500, 503),
+        errors=(400, 401, 404, 408, 413, 429, 500, 503),
     ),
     _Operation(
         method="post",
@@ -132,7 +133,7 @@ _OPERATIONS = (
         summary="The text of tokens",
         answer=answers.Detokenized,
         body=DetokenizeBody,
-        errors=(400, 401, 404, 413, 429, 500, 503),
+        errors=(400, 401, 404, 408, 413, 429, 500, 503),
     ),
 )
 
