@@ -80,8 +80,8 @@ def _checkpoint_files(model_path: Path) -> list[Path]:
     index = model_path / INDEX_FILE
     if index.is_file():
         try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
+            names = sorted(set(map(str, json.loads(index.read_text())["weight_map"].values())))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{index} is not a valid index of shards: {error}") from error
         # A file of the model's own directory, never a path that leads out of it.
         outside = [name for name in names if Path(name).name != name]

@@ -114,10 +114,12 @@ def test_a_truncated_file_is_the_user_s_error(model_dir: Path, copied: tuple[Pat
     [
         ({"weight_map": {"a": "../secret.safetensors"}}, r"names files that are not in .*\.\./secret"),
         ({"weight_map": {"a": "missing.safetensors"}}, "names files that are not in .*missing"),
+        ({"weight_map": {"a": 1, "b": "missing.safetensors"}}, "names files that are not in .*1, missing"),
         ({"nothing": 1}, "is not a valid index"),
+        (["weight_map"], "is not a valid index"),
     ],
 )
-def test_a_bad_index_is_refused(copied: tuple[Path, dict[str, Tensor]], index: dict[str, Any], message: str) -> None:
+def test_a_bad_index_is_refused(copied: tuple[Path, dict[str, Tensor]], index: Any, message: str) -> None:
     directory, _ = copied
     (directory.parent / "secret.safetensors").write_bytes(b"")
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
