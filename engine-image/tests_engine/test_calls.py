@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from modelfleet_engine.errors import RequestError
-from modelfleet_engine.http import openai
+from modelfleet_engine.http import limits, openai
 from modelfleet_engine.http.app import build_app
 from modelfleet_engine.http.calls import chat_call, completion_call
 from modelfleet_engine.http.choice import ChoiceDelta
@@ -143,20 +143,19 @@ async def test_a_long_body_is_parsed_off_the_event_loop(directory: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("change", "param", "scores"),
-    [
-        ({"prompt_logprobs": 20}, "prompt_logprobs", 250 * 100 * 2 * 21),
-        ({"logprobs": 20, "echo": True}, "logprobs", 250 * 100 * 2 * 21),
-    ],
+    ("change", "param"), [({"prompt_logprobs": 20}, "prompt_logprobs"), ({"logprobs": 20, "echo": True}, "logprobs")]
 )
-async def test_scores_of_prompts_that_would_be_gigabytes_are_refused(
-    directory: Path, change: dict[str, object], param: str, scores: int, monkeypatch: pytest.MonkeyPatch
+async def test_an_answer_of_too_many_prompt_scores_is_refused_with_the_numbers(
+    directory: Path, change: dict[str, object], param: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fields = {"model": "tiny", "prompt": [[1] * 250] * 100, "max_tokens": 1, "n": 2, **change}
+    scores = 2 * 2 * 10 * 21
+    body = CompletionBody.model_validate({"model": "tiny", "prompt": ["a" * 10, "b" * 10], "n": 2, **change})
     async with serving_here(directory) as (serving, model):
-        monkeypatch.setattr(model.bridge, "_limits", replace(model.bridge._limits, max_sequences=1000))
-        with pytest.raises(RequestError, match=f"would hold {scores} log probabilities") as refusal:
-            await completion_call(serving, model, CompletionBody.model_validate(fields), CallHeaders())
+        monkeypatch.setattr(limits, "MAX_PROMPT_SCORES", scores)
+        await completion_call(serving, model, body, CallHeaders())
+        monkeypatch.setattr(limits, "MAX_PROMPT_SCORES", scores - 1)
+        with pytest.raises(RequestError, match=f"would hold {scores} log .* at most {scores - 1} are") as refusal:
+            await completion_call(serving, model, body, CallHeaders())
 
     assert (refusal.value.status, refusal.value.param) == (400, param)
 

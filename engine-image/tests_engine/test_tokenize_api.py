@@ -82,6 +82,7 @@ async def test_tokens_become_the_text_they_came_from_special_ones_included(clien
         ("/detokenize", {"tokens": [EOS_ID + 2]}, 400, "tokens"),
         ("/detokenize", {"tokens": [-1]}, 400, "tokens[0]"),
         ("/detokenize", {"tokens": [2**40]}, 400, "tokens"),
+        ("/detokenize", {"tokens": [1] * (MAX_MODEL_LEN + 1)}, 400, "tokens"),
         ("/detokenize", {"tokens": [1], "model": "other"}, 404, "model"),
     ],
 )

@@ -30,15 +30,16 @@ def check_model(serving: Serving, name: str) -> None:
 
 async def chat_call(serving: Serving, model: ReadyModel, body: ChatCompletionBody, headers: CallHeaders) -> Call:
     """The call of a chat request; the conversation is rendered and encoded off the event loop."""
-    messages = [message.for_template() for message in body.messages]
     check_choices(model, prompts=1, choices=body.n)
     check_characters(model, sum(message.characters for message in body.messages), param="messages")
-    encode = partial(
-        model.tokenizer.encode_chat,
-        messages,
-        add_special_tokens=bool(body.add_special_tokens),
-        template_arguments=body.chat_template_kwargs,
-    )
+
+    def encode() -> tuple[int, ...]:
+        return model.tokenizer.encode_chat(
+            [message.for_template() for message in body.messages],
+            add_special_tokens=bool(body.add_special_tokens),
+            template_arguments=body.chat_template_kwargs,
+        )
+
     with model.bridge.preparing(body.n):
         token_ids = await _encode(serving, encode)
     prompt = _truncated(Prompt(token_ids=token_ids), body)

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from modelfleet_engine.errors import RequestError
 from modelfleet_engine.serving import ReadyModel
 
+# Log probabilities of prompt tokens that one answer shows: 70 MB of JSON, and some 400 MB while it is made.
+MAX_PROMPT_SCORES = 2**20
+
 
 def answer_token_limit(model: ReadyModel, *, prompt_tokens: int, asked: int | None, param: str) -> int:
     """How many tokens may be generated. Raises RequestError if prompt and answer cannot fit."""
@@ -49,6 +52,28 @@ def check_characters(model: ReadyModel, characters: int, *, param: str) -> None:
             f"characters, but the request has {characters} characters in {param}.",
             param=param,
             code="context_length_exceeded",
+        )
+
+
+def check_token_count(model: ReadyModel, tokens: int, *, param: str) -> None:
+    """Refuses more tokens than a context has."""
+    if tokens > model.max_model_len:
+        raise RequestError(
+            f"This model's maximum context length is {model.max_model_len} tokens, but the request has {tokens} "
+            f"tokens in {param}.",
+            param=param,
+            code="context_length_exceeded",
+        )
+
+
+def check_prompt_scores(scores: int, *, param: str) -> None:
+    """Refuses an answer that a few bytes of request would make gigabytes."""
+    if scores > MAX_PROMPT_SCORES:
+        raise RequestError(
+            f"{param}: the answer would hold {scores} log probabilities of prompt tokens, over all choices and "
+            f"alternatives; at most {MAX_PROMPT_SCORES} are shown.",
+            param=param,
+            code="invalid_value",
         )
 
 

@@ -6,7 +6,7 @@ A format is made for one call. Of a chunk only the changing part is made into JS
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import orjson
@@ -64,8 +64,10 @@ class _Format:
         """The last chunk, if it was asked for: no choices."""
         return self._head + b',"choices":[],"usage":' + orjson.dumps(usage) + b"}"
 
-    def _whole(self, choices: Sequence[Json], usage: Usage, further: Json) -> bytes:
-        return self._head + b"," + orjson.dumps({"choices": choices, "usage": usage, **further})[1:]
+    def _whole(self, choices: Iterable[Json], usage: Usage, further: Json) -> bytes:
+        # One by one: the scores of many choices are large as objects, and making JSON of them stops every thread.
+        items = b",".join([orjson.dumps(choice) for choice in choices])
+        return self._head + b',"choices":[' + items + b"]," + orjson.dumps({"usage": usage, **further})[1:]
 
     def prompt_of(self, index: int) -> Prompt:
         """The prompt of a choice."""
@@ -119,24 +121,24 @@ class ChatFormat(_Format):
 
     def whole(self, choices: Sequence[ChoiceDelta], usage: Usage) -> bytes:
         """The answer in one piece."""
-        items: list[Json] = []
-        for delta in choices:
-            item: Json = {
-                "index": delta.index,
-                "message": {"role": "assistant", "content": delta.text, "refusal": None},
-                "logprobs": self._logprobs(delta),
-                "finish_reason": delta.finish_reason,
-                "stop_reason": delta.stop_reason,
-            }
-            if self.options.return_token_ids:
-                item["token_ids"] = delta.token_ids
-            items.append(item)
         further: Json = {}
         if self.options.return_token_ids:
             further["prompt_token_ids"] = self.prompt_of(0).token_ids
         if self.options.prompt_logprobs is not None:
             further["prompt_logprobs"] = self.scores_of_prompt(choices[0])
-        return self._whole(items, usage, further)
+        return self._whole(map(self._whole_choice, choices), usage, further)
+
+    def _whole_choice(self, delta: ChoiceDelta) -> Json:
+        choice: Json = {
+            "index": delta.index,
+            "message": {"role": "assistant", "content": delta.text, "refusal": None},
+            "logprobs": self._logprobs(delta),
+            "finish_reason": delta.finish_reason,
+            "stop_reason": delta.stop_reason,
+        }
+        if self.options.return_token_ids:
+            choice["token_ids"] = delta.token_ids
+        return choice
 
     def _logprobs(self, delta: ChoiceDelta) -> Json | None:
         if self.options.logprobs is None:
@@ -174,13 +176,13 @@ class CompletionFormat(_Format):
 
     def whole(self, choices: Sequence[ChoiceDelta], usage: Usage) -> bytes:
         """The answer in one piece."""
-        items: list[Json] = []
-        for delta in choices:
-            item = {**self._choice(delta), "stop_reason": delta.stop_reason}
-            if self.options.prompt_logprobs is not None:
-                item["prompt_logprobs"] = self.scores_of_prompt(delta)
-            items.append(item)
-        return self._whole(items, usage, {})
+        return self._whole(map(self._whole_choice, choices), usage, {})
+
+    def _whole_choice(self, delta: ChoiceDelta) -> Json:
+        choice = {**self._choice(delta), "stop_reason": delta.stop_reason}
+        if self.options.prompt_logprobs is not None:
+            choice["prompt_logprobs"] = self.scores_of_prompt(delta)
+        return choice
 
     def _choice(self, delta: ChoiceDelta) -> Json:
         prompt = self.prompt_of(delta.index)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from modelfleet_engine.errors import RequestError
 from modelfleet_engine.http.call import Prompt
 from modelfleet_engine.http.headers import CallHeaders
-from modelfleet_engine.http.limits import answer_token_limit, check_token_ids
+from modelfleet_engine.http.limits import answer_token_limit, check_prompt_scores, check_token_ids
 from modelfleet_engine.http.sampling import sampling_parameters, stop_token_ids
 from modelfleet_engine.http.schema import ChatCompletionBody, GenerationBody
 from modelfleet_engine.request import GenerationRequest
@@ -53,6 +53,7 @@ def sequences_of(
     Raises:
         RequestError: a limit of the model is passed, or a token id is outside its vocabulary.
     """
+    _check_prompt_scores(body, prompt_tokens=sum(len(prompt.token_ids) for prompt in prompts))
     # The gateway's hashes are those of one prompt, from its beginning.
     is_whole = len(prompts) == 1 and body.truncate_prompt_tokens is None
     source = _Source(
@@ -67,6 +68,16 @@ def sequences_of(
     for prompt in prompts:
         requests.extend(_choices(source, prompt, first_index=len(requests)))
     return tuple(requests)
+
+
+def _check_prompt_scores(body: GenerationBody, *, prompt_tokens: int) -> None:
+    # A chat's stand beside its choices, a completion's in each.
+    shown_times = 1 if isinstance(body, ChatCompletionBody) else body.n
+    scored_tokens = prompt_tokens * shown_times
+    if body.prompt_logprobs is not None:
+        check_prompt_scores(scored_tokens * (1 + body.prompt_logprobs), param="prompt_logprobs")
+    if body.is_echo and body.answer_logprobs is not None:
+        check_prompt_scores(scored_tokens * (1 + body.answer_logprobs), param="logprobs")
 
 
 def _choices(source: _Source, prompt: Prompt, *, first_index: int) -> list[GenerationRequest]:

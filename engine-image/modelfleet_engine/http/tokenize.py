@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from modelfleet_engine.errors import RequestError
 from modelfleet_engine.http.calls import check_model
 from modelfleet_engine.http.keys import SERVING
-from modelfleet_engine.http.limits import check_characters, check_token_ids
+from modelfleet_engine.http.limits import check_characters, check_token_count, check_token_ids
 from modelfleet_engine.http.openai import read_body, ready_model
 from modelfleet_engine.http.record import RECORD
 from modelfleet_engine.http.schema import (
@@ -115,6 +115,7 @@ async def detokenize(request: web.Request) -> web.Response:
     model = ready_model(request.app[SERVING])
     body = await read_body(request, DetokenizeBody)
     _check_name(request, body.model)
+    check_token_count(model, len(body.tokens), param="tokens")
     check_token_ids(body.tokens, vocab_size=model.vocab_size, param="tokens")
     return await _answer(request, lambda: {"prompt": model.tokenizer.decode(body.tokens, skip_special_tokens=False)})
 
