@@ -11,6 +11,9 @@ from modelfleet_engine.vocabulary import workspace_bytes
 
 # The attention backends' workspace bound, gathered once more as a temporary.
 ATTENTION_MARGIN_BYTES = 128 << 20
+# Scores that the attention backend holds at once: a tile's, of no fewer tokens than this.
+TILE_SCORES = 4 << 20
+MINIMUM_TILE_TOKENS = 16
 _FLOAT32_BYTES = 4
 
 
@@ -28,7 +31,7 @@ def step_bytes(model: ModelConfig, *, tokens: int, sequences: int, element_bytes
 
 
 def attention_bytes(model: ModelConfig, *, tokens: int, longest: int, element_bytes: int) -> int:
-    """Masks, gathered keys and values, and capped scores of `tokens` tokens at the end of `longest` tokens of context.
+    """Masks, gathered keys and values, and scores of `tokens` tokens at the end of `longest` tokens of context.
 
     No profile reaches it: a context as long as the model's maximum takes minutes to compute on a CPU.
     """
@@ -38,7 +41,7 @@ def attention_bytes(model: ModelConfig, *, tokens: int, longest: int, element_by
     masks = windows * pairs * (2 + _FLOAT32_BYTES)
     # Keys and values of one sequence as they are stored, and widened where torch cannot attend in that type.
     gathered = 2 * model.kv_heads * model.head_dim * longest * (element_bytes + _FLOAT32_BYTES)
-    # Scores of one KV head's group and their softmax, in float32.
-    group = model.query_heads // model.kv_heads
-    capped = 0 if model.attention_soft_cap is None else 2 * group * pairs * _FLOAT32_BYTES
-    return masks + capped + max(ATTENTION_MARGIN_BYTES, gathered)
+    # A tile's scores and their softmax.
+    tile_scores = max(TILE_SCORES, MINIMUM_TILE_TOKENS * model.query_heads * longest)
+    scores = 2 * _FLOAT32_BYTES * min(tile_scores, model.query_heads * pairs)
+    return masks + scores + max(ATTENTION_MARGIN_BYTES, gathered)

@@ -134,8 +134,9 @@ def test_the_cache_under_a_limit_leaves_what_the_profile_measured(
     monkeypatch.setattr("modelfleet_engine.machine.memory_used_bytes", lambda *_: 500 << 20)
     loaded = load(model_dir, maxNumSeqs=4096, maxNumBatchedTokens=64)
     assert loaded.profile.step_bytes is not None
-    # The host's 128 MiB, attention's 128 MiB, and a mask of 6 bytes for each of 64 tokens by 256.
-    left = (524 << 20) - loaded.profile.step_bytes - (256 << 20) - 6 * 64 * 256
+    # The host's 128 MiB, attention's 128 MiB, and a mask of 6 bytes and two scores a head for each of 64 tokens by 256.
+    pair_bytes = 6 + 2 * 4 * loaded.model.query_heads
+    left = (524 << 20) - loaded.profile.step_bytes - (256 << 20) - pair_bytes * 64 * 256
     assert loaded.cache.blocks == left // loaded.cache.block_bytes
 
 

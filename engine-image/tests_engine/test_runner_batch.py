@@ -112,7 +112,7 @@ def test_under_a_limit_the_cache_takes_what_is_left_after_weights_and_activation
 
 
 def test_what_is_kept_for_attention_is_for_the_longest_sequence_that_the_cache_can_hold() -> None:
-    """A context of a million tokens, of which this limit can hold 40,000: masks for the million would take 384 MiB."""
+    """A context of a million tokens, of which this limit can hold 40,000: keys and values of the million are 1 GiB."""
     long_context = dataclasses.replace(request().model, max_position_embeddings=1 << 20)
     cached = 2500 * 16_384
     for wanted in (None, 40_000):
@@ -127,8 +127,10 @@ def test_what_is_kept_for_attention_is_for_the_longest_sequence_that_the_cache_c
 
 def test_a_measured_step_takes_the_place_of_the_estimate_and_attention_over_long_contexts_stays_counted() -> None:
     estimated, measured = request(), request(measured_step_bytes=1_000_000)
-    # 128 MiB for the host, 128 MiB for gathered keys and values, and for each of 64 * 512 pairs a mask of 6 bytes.
-    assert kept_bytes(measured, longest=512) == 1_000_000 + (128 << 20) + (128 << 20) + 6 * 64 * 512
+    # 128 MiB for the host, 128 MiB for gathered keys and values, and for each of 64 * 512 pairs a mask of 6 bytes and
+    # the scores of 4 heads twice.
+    pairs = 64 * 512
+    assert kept_bytes(measured, longest=512) == 1_000_000 + (128 << 20) + (128 << 20) + (6 + 2 * 4 * 4) * pairs
     per_token = 4 * (4 * 64 + 2 * (4 + 2 * 4) * 16 + 3 * 128)
     logits = 9 * 4 * 64 * 100
     assert kept_bytes(estimated, longest=512) - kept_bytes(measured, longest=512) == 64 * per_token + logits - 1_000_000

@@ -140,18 +140,18 @@ def test_long_and_many_rows_are_split_to_bound_the_workspace(monkeypatch: pytest
     # Room for two rows of 3 blocks: 2 * 1 * 3 * 4 * 4 elements each.
     monkeypatch.setattr(gather, "MAX_GATHERED_ELEMENTS", 200)
     prepared = gather.prepare(batch, cache, query_heads=2, windows=frozenset((None,)))
-    assert [(group.rows, group.kv_length) for group in prepared.groups[None]] == [(1, 40), (2, 10), (1, 9), (1, 2)]
+    assert [(group.rows, group.kv_length) for group in prepared.groups[None]] == [(1, 40), (2, 12), (1, 12), (1, 4)]
     query = torch.randn((5, 2, 4), generator=torch.Generator().manual_seed(3))
     out = select("cpu", "torch_cpu").paged_attention(query, cache, prepared)
     assert_close(out, naive_attention(query, cache, batch))
 
 
-@pytest.mark.parametrize("has_mkl", [True, False])
+@pytest.mark.parametrize("is_fast", [True, False])
 def test_bfloat16_is_attended_in_float32_where_torch_has_no_fast_product_for_it(
-    has_mkl: bool, monkeypatch: pytest.MonkeyPatch
+    is_fast: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gather, "has_mkl", lambda: has_mkl)
-    assert gather.attention_dtype(torch.bfloat16) is (torch.bfloat16 if has_mkl else torch.float32)
+    monkeypatch.setattr(gather, "cpu_computes_bfloat16", lambda: is_fast)
+    assert gather.attention_dtype(torch.bfloat16) is (torch.bfloat16 if is_fast else torch.float32)
     assert gather.attention_dtype(torch.float32) is torch.float32
     geometry = Geometry(query_heads=9, kv_heads=3, head_dim=64, block_tokens=5)
     batch = make_batch(geometry, [(1, 4), (1, 13), (5, 5), (2, 17)])

@@ -12,37 +12,48 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from modelfleet_kernels.torch_cpu.linear import cpu_computes_bfloat16
 from modelfleet_kernels.types import PagedBatch, PreparedBatch
 
 # Gathered keys and values of one group, in elements: beyond this a group is split, so that a batch of long
 # sequences needs a bounded workspace (64 MiB in bfloat16).
 MAX_GATHERED_ELEMENTS = 32 * 1024 * 1024
+# Query tokens attended at once. More of them compute more scores that causality hides; fewer make small products.
+TILE_TOKENS = 128
+MINIMUM_TILE_TOKENS = 16
+# A tile's keys end at a multiple of this: oneDNN takes 3 to 4 times as long for scores of 257 keys as of 272.
+KEY_MULTIPLE = 16
+# Scores of one tile: they stay in the cache between the products.
+MAX_TILE_SCORES = 4 * 1024 * 1024
 
 
-def has_mkl() -> bool:
-    """Whether this torch build multiplies matrices through MKL."""
-    return bool(torch._C.has_mkl)
+def attention_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What gathered keys and values of `dtype` are attended in.
 
-
-def attention_dtype(cache_dtype: torch.dtype) -> torch.dtype:
-    """What gathered keys and values are attended in.
-
-    Torch's fused attention multiplies bfloat16 through MKL. Builds without it (Debian's) fall back to scalar loops:
-    39 ms instead of 2.2 ms in float32 for 256 tokens of 9 heads, 5.3 instead of 0.7 ms for 32 one-token rows.
+    Where oneDNN cannot multiply bfloat16, torch does it in scalar loops, far slower than in float32.
     """
-    return cache_dtype if has_mkl() else torch.float32
+    return dtype if dtype != torch.bfloat16 or cpu_computes_bfloat16() else torch.float32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class QueryTile:
+    """Some query tokens of every row of a group and the keys that any of them sees."""
+
+    tokens: slice  # of the Tq of each row
+    keys: slice  # of the L
+    mask: Tensor  # [B * Hkv, 1, 1, W] or [Tt, W]: added to the scores of the last W keys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RowGroup:
-    """Rows attended in one call: either any number of one-token rows, or one row of several tokens."""
+    """Rows gathered in one call: either any number of one-token rows, or one row of several tokens."""
 
     tokens: slice | Tensor  # which of the step's tokens; a tensor [B] where they are not adjacent
     rows: int  # B
     query_length: int  # Tq: 1, or that of the only row
     gather_rows: Tensor  # [2 * B * Hkv * M'] int64
-    kv_length: int  # L: keys looked at, the longest of the group
-    mask: Tensor | None  # [B, 1, 1, L] or [Tq, L], added to the scores; None: all visible, or causal from the start
+    kv_length: int  # L = M' * P: keys gathered, enough for the longest of the group
+    tiles: Sequence[QueryTile]  # one after the other; a single one where Tq is 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -75,7 +86,7 @@ def prepare(batch: PagedBatch, kv_cache: Tensor, query_heads: int, windows: froz
     longest = max(batch.sequence_lengths)
     # A window that no row has outgrown is none: the layers share one set of groups and masks.
     effective = {window: None if window is None or window >= longest else window for window in windows}
-    groups = {window: _group_rows(batch, kv_cache, window) for window in set(effective.values())}
+    groups = {window: _group_rows(batch, kv_cache, window, query_heads) for window in set(effective.values())}
     return GatherBatch(
         batch=batch,
         tokens=batch.slot_mapping.shape[0],
@@ -89,11 +100,15 @@ def prepare(batch: PagedBatch, kv_cache: Tensor, query_heads: int, windows: froz
     )
 
 
-def _group_rows(batch: PagedBatch, kv_cache: Tensor, window: int | None) -> list[RowGroup]:
+def _group_rows(batch: PagedBatch, kv_cache: Tensor, window: int | None, query_heads: int) -> list[RowGroup]:
     rows = _rows(batch, block_tokens=kv_cache.shape[3], window=window)
     singles = [row for row in rows if row.query_length == 1]
     groups = [_single_token_group(batch, kv_cache, members) for members in _similar_lengths(singles, kv_cache)]
-    groups += [_many_token_group(batch, kv_cache, row, window) for row in rows if row.query_length > 1]
+    groups += [
+        _many_token_group(batch, kv_cache, row, window=window, query_heads=query_heads)
+        for row in rows
+        if row.query_length > 1
+    ]
     return groups
 
 
@@ -136,54 +151,78 @@ def _similar_lengths(rows: list[_Row], kv_cache: Tensor) -> list[list[_Row]]:
 
 def _single_token_group(batch: PagedBatch, kv_cache: Tensor, members: list[_Row]) -> RowGroup:
     tokens = [row.first_token for row in members]
-    lengths = [row.kv_length for row in members]
-    unseen = [row.unseen for row in members]
+    lengths = torch.tensor([row.kv_length for row in members])[:, None]  # [B, 1]
+    unseen = torch.tensor([row.unseen for row in members])[:, None]  # [B, 1]
+    kv_heads, gathered = kv_cache.shape[2], _gathered_tokens(kv_cache, members)
+    positions = torch.arange(gathered)  # [L]
+    hidden = (positions >= lengths) | (positions < unseen)  # [B, L]
+    mask = _additive(hidden, attention_dtype(kv_cache.dtype)).repeat_interleave(kv_heads, dim=0)  # [B * Hkv, L]
     is_adjacent = tokens[-1] - tokens[0] == len(tokens) - 1
-    mask: Tensor | None = None
-    if min(lengths) != max(lengths) or any(unseen):
-        positions = torch.arange(max(lengths))  # [L]
-        hidden = positions >= torch.tensor(lengths)[:, None]  # [B, L]
-        if any(unseen):
-            hidden |= positions < torch.tensor(unseen)[:, None]
-        mask = _additive(hidden, kv_cache.dtype)[:, None, None]
     return RowGroup(
         tokens=slice(tokens[0], tokens[-1] + 1) if is_adjacent else torch.tensor(tokens),
         rows=len(members),
         query_length=1,
         gather_rows=_gather_rows(batch, kv_cache, members),
-        kv_length=max(lengths),
-        mask=mask,
+        kv_length=gathered,
+        tiles=(QueryTile(tokens=slice(0, 1), keys=slice(0, gathered), mask=mask[:, None, None]),),
     )
 
 
-def _many_token_group(batch: PagedBatch, kv_cache: Tensor, row: _Row, window: int | None) -> RowGroup:
-    mask: Tensor | None = None
-    if row.kv_length > row.query_length or window is not None:
-        positions = torch.arange(row.kv_length)  # [L]
-        own = positions[row.kv_length - row.query_length :, None]  # [Tq, 1]
-        hidden = positions > own  # [Tq, L]
-        if window is not None:
-            hidden |= positions <= own - window
-        mask = _additive(hidden, kv_cache.dtype)
+def _many_token_group(
+    batch: PagedBatch, kv_cache: Tensor, row: _Row, *, window: int | None, query_heads: int
+) -> RowGroup:
+    gathered = _gathered_tokens(kv_cache, [row])
+    affordable = MAX_TILE_SCORES // (query_heads * gathered)
+    size = min(TILE_TOKENS, max(MINIMUM_TILE_TOKENS, affordable))
+    tiles = [
+        _tile(
+            slice(first, min(first + size, row.query_length)),
+            past=row.kv_length - row.query_length,
+            gathered=gathered,
+            window=window,
+            dtype=attention_dtype(kv_cache.dtype),
+        )
+        for first in range(0, row.query_length, size)
+    ]
     return RowGroup(
         tokens=slice(row.first_token, row.first_token + row.query_length),
         rows=1,
         query_length=row.query_length,
         gather_rows=_gather_rows(batch, kv_cache, [row]),
-        kv_length=row.kv_length,
-        mask=mask,
+        kv_length=gathered,
+        tiles=tiles,
     )
 
 
-def _additive(hidden: Tensor, cache_dtype: torch.dtype) -> Tensor:
+def _tile(tokens: slice, *, past: int, gathered: int, window: int | None, dtype: torch.dtype) -> QueryTile:
+    """The keys up to the tile's own last token, from its first one's window on; `past` keys come before the row's."""
+    first, last = past + tokens.start, past + tokens.stop
+    first_key = 0 if window is None else max(0, first + 1 - window) // KEY_MULTIPLE * KEY_MULTIPLE
+    last_key = min(gathered, -(-last // KEY_MULTIPLE) * KEY_MULTIPLE)
+    # Before the tile's own keys nothing is hidden, unless a window moves on with every token.
+    first_masked = first if window is None else first_key
+    distances = torch.arange(first, last)[:, None] - torch.arange(first_masked, last_key)  # [Tt, W]
+    hidden = distances < 0
+    if window is not None:
+        hidden |= distances >= window
+    return QueryTile(tokens=tokens, keys=slice(first_key, last_key), mask=_additive(hidden, dtype))
+
+
+def _gathered_tokens(kv_cache: Tensor, members: list[_Row]) -> int:
+    """Whole blocks of the longest member, in tokens."""
+    block_tokens = kv_cache.shape[3]
+    return -(-max(row.kv_length for row in members) // block_tokens) * block_tokens
+
+
+def _additive(hidden: Tensor, dtype: torch.dtype) -> Tensor:
     """0 where a score counts, -inf where it is hidden."""
-    return torch.zeros(hidden.shape, dtype=attention_dtype(cache_dtype)).masked_fill_(hidden, float("-inf"))
+    return torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, float("-inf"))
 
 
 def _gather_rows(batch: PagedBatch, kv_cache: Tensor, members: list[_Row]) -> Tensor:
     """The members' blocks as rows of [N * 2 * Hkv, P * D] in the order [2, B, Hkv, M'], flat."""
     _, _, kv_heads, block_tokens, _ = kv_cache.shape
-    blocks = -(-max(row.kv_length for row in members) // block_tokens)  # M'
+    blocks = _gathered_tokens(kv_cache, members) // block_tokens  # M'
     tables = batch.block_tables[[row.index for row in members]]  # [B, M]
     if any(row.first_block for row in members):
         columns = torch.tensor([row.first_block for row in members])[:, None] + torch.arange(blocks)  # [B, M']
