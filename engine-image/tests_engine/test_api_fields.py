@@ -137,6 +137,15 @@ def test_a_deadline_that_passes_before_the_first_byte_is_a_504(server: ServerPro
     assert set(error) == {"message", "type", "param", "code"}
 
 
+def test_a_client_of_openai_does_not_ask_again_after_a_passed_deadline(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.InternalServerError, match="deadline passed") as error:
+        client.with_options(max_retries=2).completions.create(
+            model="alphabet", prompt="a", max_tokens=2000, extra_headers={HEADER_REQUEST_TIMEOUT: "0.2"}
+        )
+
+    assert error.value.request.headers["x-stainless-retry-count"] == "0"
+
+
 def test_a_deadline_that_passes_in_a_stream_is_its_last_event_and_is_billed(server: ServerProcess) -> None:
     headers = {HEADER_REQUEST_TIMEOUT: "1", HEADER_USAGE: "1"}
     answer = server.post("/v1/completions", {**LONG, "stream": True}, headers=headers)

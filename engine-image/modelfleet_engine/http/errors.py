@@ -25,6 +25,9 @@ def request_error_response(error: RequestError) -> web.Response:
     response = web.Response(status=error.status, body=body, content_type="application/json")
     if error.retry_after_seconds is not None:
         response.headers["Retry-After"] = str(error.retry_after_seconds)
+    if error.status == 504:
+        # OpenAI's clients ask again after any 5xx unless told not to: the deadline would be met three times.
+        response.headers["x-should-retry"] = "false"
     return response
 
 
