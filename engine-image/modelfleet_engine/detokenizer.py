@@ -15,6 +15,8 @@ _INCOMPLETE = "\ufffd"
 _WINDOW_TOKENS = 6
 # A character has at most 4 bytes, hence 4 tokens; beyond that the bytes are wrong and will stay so.
 _MAX_HELD_TOKENS = 8
+# So many of a character's tokens may be before a window that begins inside it.
+_MAX_SPLIT_TOKENS = 3
 
 
 class Detokenizer(Protocol):
@@ -55,10 +57,9 @@ class WindowDetokenizer:
 
     def __init__(self, decode: Callable[[Sequence[int]], str], *, prompt_token_ids: Sequence[int] = ()) -> None:
         self._decode = decode
-        self._window = list(prompt_token_ids[-_WINDOW_TOKENS:])
+        self._window, self._emitted_text = self._end_of(prompt_token_ids, _WINDOW_TOKENS)
         # Tokens of the window whose text is out already.
         self._emitted = len(self._window)
-        self._emitted_text = decode(self._window) if self._window else ""
 
     def feed(self, token_id: int) -> str:
         """The text that became certain with this token; empty while a character is incomplete."""
@@ -84,12 +85,23 @@ class WindowDetokenizer:
         # The next window starts with the tokens just emitted, at least a few of them, as context.
         context = max(_WINDOW_TOKENS, len(self._window) - self._emitted)
         if len(self._window) > 2 * context:
-            self._window = self._window[-context:]
-            self._emitted_text = self._decode(self._window)
+            self._window, self._emitted_text = self._end_of(self._window, context)
         else:
             self._emitted_text = text
         self._emitted = len(self._window)
         return new
+
+    def _end_of(self, token_ids: Sequence[int], count: int) -> tuple[list[int], str]:
+        """The last `count` tokens and their text, or a few more so that they do not begin inside a character.
+
+        Byte fallback makes replacement characters of a whole run of bytes if only its first is half a character.
+        """
+        for size in range(count, count + _MAX_SPLIT_TOKENS + 1):
+            window = list(token_ids[-size:])
+            text = self._decode(window) if window else ""
+            if not text.startswith(_INCOMPLETE):
+                break
+        return window, text
 
 
 class StopStrings:

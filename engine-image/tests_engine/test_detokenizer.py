@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 import pytest
 from modelfleet_engine.detokenizer import ByteDetokenizer, Detokenizer, StopStrings, WindowDetokenizer
 from modelfleet_engine.token_bytes import TokenBytes
+from tokenizers import Tokenizer, decoders
+from tokenizers.models import BPE
 
 from tests_engine.tiny_model import BOS, EOS_ID, byte_tokenizer, encode
 
@@ -95,6 +97,30 @@ def test_any_tokens_make_what_the_tokenizer_decodes_them_to(seed: int) -> None:
     text = "".join(detokenizer.feed(token_id) for token_id in tokens) + detokenizer.flush()
 
     assert text == _decode(tokens)
+
+
+def _byte_fallback_tokenizer() -> Tokenizer:
+    """As SentencePiece's: words, and a token for each byte of what no word covers."""
+    vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)} | {"▁the": 256, "a": 257, "▁": 258, "é": 259}
+    tokenizer = Tokenizer(BPE(vocab=vocabulary, merges=[], byte_fallback=True))
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return tokenizer
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_characters_in_bytes_come_out_wherever_the_window_begins(seed: int) -> None:
+    chance = random.Random(seed)
+    tokenizer = _byte_fallback_tokenizer()
+    characters = [tuple(character.encode()) for character in "€日🌊"]
+    units = [*characters, *characters, (256,), (257,), (258,), (259,)]
+    prompt, answer = ([token for _ in range(count) for token in chance.choice(units)] for count in (6, 60))
+    detokenizer = WindowDetokenizer(tokenizer.decode, prompt_token_ids=prompt)
+
+    text = "".join(map(detokenizer.feed, answer)) + detokenizer.flush()
+
+    assert tokenizer.decode(prompt) + text == tokenizer.decode(prompt + answer)
 
 
 def test_the_cost_of_a_token_does_not_grow_with_the_text() -> None:
