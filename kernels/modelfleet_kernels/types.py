@@ -50,11 +50,15 @@ class AttentionForm:
 
     Scores are multiplied by `scale`, then become soft_cap * tanh(score / soft_cap) (Gemma 2), then a token sees the
     last `window` positions, itself included (Mistral).
+
+    `large_offset`: biases of queries and keys may move all scores of a token far from zero (Qwen2). No result depends
+    on it, but digits do: a backend that rounds scores to the activations' dtype takes them relative to one of them.
     """
 
     scale: float | None = None  # None: 1 / sqrt(D)
     window: int | None = None  # tokens >= 1; None: everything before it
     soft_cap: float | None = None
+    large_offset: bool = False
 
 
 PLAIN_ATTENTION = AttentionForm()

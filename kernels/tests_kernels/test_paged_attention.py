@@ -83,6 +83,20 @@ def test_scale_window_and_soft_cap_equal_the_loop(
     assert_close(out, naive_attention(query, cache, batch, form))
 
 
+@pytest.mark.parametrize("window", [None, 9])
+def test_an_offset_that_all_scores_of_a_token_share_costs_no_digits(kernels: Kernels, window: int | None) -> None:
+    """As a bias on queries and keys makes it; rounded to bfloat16, scores of 200 are whole numbers."""
+    geometry = Geometry(query_heads=4, kv_heads=2, head_dim=64)
+    batch = make_batch(geometry, [(1, 4), (1, 30), (5, 5), (12, 21)])
+    cache = geometry.cache(torch.bfloat16, seed=1)
+    fill_sequences(cache, batch, seed=2)
+    query = torch.randn((19, 4, 64), generator=torch.Generator().manual_seed(3)).bfloat16()
+    query[..., 0], cache[:, 0, ..., 0] = 40.0, 40.0
+    form = AttentionForm(large_offset=True, window=window)
+    prepared = kernels.prepare(batch, cache, query_heads=4, windows=[window])
+    assert_close(kernels.paged_attention(query, cache, prepared, form), naive_attention(query, cache, batch, form))
+
+
 def test_blocks_before_the_window_are_not_gathered() -> None:
     kernels = select("cpu", "torch_cpu")
     geometry = Geometry(query_heads=2, kv_heads=1, head_dim=4)

@@ -79,7 +79,12 @@ def _attend(query: Tensor, keys_values: Tensor, mask: Tensor, form: AttentionFor
     """query [X, Z, D], keys_values [2, X, K, D] -> [X, Z, D]; the mask is added to the scores of the last W keys."""
     keys, values = keys_values  # [X, K, D] each
     scale = query.shape[-1] ** -0.5 if form.scale is None else form.scale
-    scores = torch.baddbmm(query.new_empty(()), query, keys.transpose(1, 2), beta=0, alpha=scale)  # [X, Z, K]
+    if form.large_offset and form.soft_cap is None:
+        # Relative to the first key's: the sum is rounded once, and a softmax does not see what all scores share.
+        offset = (query * keys[:, :1]).sum(dim=-1, keepdim=True).mul_(-scale)  # [X, Z, 1]
+        scores = torch.baddbmm(offset, query, keys.transpose(1, 2), alpha=scale)  # [X, Z, K]
+    else:
+        scores = torch.baddbmm(query.new_empty(()), query, keys.transpose(1, 2), beta=0, alpha=scale)  # [X, Z, K]
     if form.soft_cap is not None:
         scores.div_(form.soft_cap).tanh_().mul_(form.soft_cap)
     by_token = scores.view(scores.shape[0], -1, mask.shape[-2], scores.shape[2])  # [X, G, Tt, K]
