@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from modelfleet_kernels.torch_cpu import attention, gather, linear
+from modelfleet_kernels.torch_cpu import attention, gather, linear, rms_norm
 from modelfleet_kernels.types import AttentionForm, PackedLinear, PagedBatch, PreparedBatch, RopeTables
 
 
@@ -23,10 +23,7 @@ class TorchCpuBackend:
 
     def rms_norm(self, inputs: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         """[..., K] -> [..., K]."""
-        if weight.dtype == inputs.dtype:
-            return nn.functional.rms_norm(inputs, weight.shape, weight, epsilon)
-        # Torch has no fused norm of two dtypes, and warns.
-        return nn.functional.rms_norm(inputs.to(weight.dtype), weight.shape, weight, epsilon).to(inputs.dtype)
+        return rms_norm.rms_norm(inputs, weight, epsilon)
 
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         """[T, 2K] -> [T, K]."""

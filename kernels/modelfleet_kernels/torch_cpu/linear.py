@@ -51,9 +51,8 @@ def pack_linear(weight: Tensor, bias: Tensor | None) -> PackedLinear:
 def linear(inputs: Tensor, packed: PackedLinear) -> Tensor:
     """inputs [T, K] -> [T, O]."""
     if packed.weight.is_mkldnn and inputs.shape[0] > 0:
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(
-            inputs.contiguous(), packed.weight, packed.bias, "none", [], ""
-        )
+        product = torch.ops.mkldnn._linear_pointwise.default
+        result: Tensor = product(inputs.contiguous(), packed.weight, packed.bias, "none", [], "")
         return result
     if packed.weight.is_mkldnn:
         return inputs.new_empty((0, packed.out_features))
