@@ -8,6 +8,7 @@ import pytest
 import torch
 from modelfleet_kernels import Kernels, available_backends, select
 from modelfleet_kernels.testing import assert_close, nan_filled
+from modelfleet_kernels.torch_cpu.linear import rounded_rows
 from torch import Tensor
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -119,3 +120,11 @@ def test_gelu_mul_equals_a_loop_over_rows(kernels: Kernels, shape: tuple[int, in
             inner = math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)
             expected[row, column] = 0.5 * gate * (1 + math.tanh(inner)) * up
     assert_close(kernels.gelu_mul(gate_up, out=nan_filled(shape, dtype)), expected)
+
+
+def test_any_number_of_rows_is_multiplied_as_one_of_few_numbers() -> None:
+    rounded = {rows: rounded_rows(rows) for rows in range(1, 513)}
+
+    assert all(rows <= padded <= max(rows + 15, rows * 9 / 8) for rows, padded in rounded.items())
+    assert len(set(rounded.values())) == 35
+    assert [rounded[rows] for rows in (1, 8, 9, 16, 64, 65, 256, 257, 512)] == [1, 8, 16, 16, 64, 80, 256, 288, 512]

@@ -50,10 +50,24 @@ def pack_linear(weight: Tensor, bias: Tensor | None) -> PackedLinear:
 
 def linear(inputs: Tensor, packed: PackedLinear) -> Tensor:
     """inputs [T, K] -> [T, O]."""
-    if packed.weight.is_mkldnn and inputs.shape[0] > 0:
-        product = torch.ops.mkldnn._linear_pointwise.default
-        result: Tensor = product(inputs.contiguous(), packed.weight, packed.bias, "none", [], "")
-        return result
-    if packed.weight.is_mkldnn:
+    if not packed.weight.is_mkldnn:
+        return nn.functional.linear(inputs, packed.weight, packed.bias)
+    rows = inputs.shape[0]
+    if rows == 0:
         return inputs.new_empty((0, packed.out_features))
-    return nn.functional.linear(inputs, packed.weight, packed.bias)
+    padding = rounded_rows(rows) - rows
+    padded = nn.functional.pad(inputs, (0, 0, 0, padding)) if padding else inputs.contiguous()
+    result: Tensor = torch.ops.mkldnn._linear_pointwise.default(padded, packed.weight, packed.bias, "none", [], "")
+    return result[:rows]
+
+
+def rounded_rows(rows: int) -> int:
+    """How many rows are multiplied for `rows`: few different numbers, each at most an eighth more or 8 more.
+
+    oneDNN compiles a product for every number of rows and keeps it: about 1 ms and 0.8 MB each for four layers' worth
+    of shapes; serving meets every number up to its token budget.
+    """
+    if rows <= 8:
+        return rows
+    multiple = 8 if rows <= 64 else 16 if rows <= 256 else 32 if rows <= 512 else 128
+    return -(-rows // multiple) * multiple
