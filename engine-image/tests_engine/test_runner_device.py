@@ -138,25 +138,29 @@ def test_a_number_of_threads_the_user_has_set_stays(model_dir: Path, monkeypatch
         torch.set_num_threads(before)
 
 
-def test_openmp_s_spinning_is_bounded_before_torch_is_loaded_unless_the_user_has_a_policy(model_dir: Path) -> None:
+def test_spinning_and_compiled_products_are_bounded_before_torch_is_loaded_unless_the_user_has_a_policy(
+    model_dir: Path,
+) -> None:
     program = f"""
 import os, sys
 from modelfleet_api.engine_config import EngineConfig
 from modelfleet_engine.device import load_model
 assert "torch" not in sys.modules
 load_model(EngineConfig(model_path={str(model_dir)!r}, served_model_name="m", kv_cache_bytes=1 << 20)).device.close()
-print(os.environ.get("GOMP_SPINCOUNT"))
+print(os.environ.get("GOMP_SPINCOUNT"), os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"])
 """
     for policy, expected in ((None, "10000"), ("PASSIVE", "None")):
         environment = {
-            name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+            name: value
+            for name, value in os.environ.items()
+            if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
         }
         if policy:
             environment["OMP_WAIT_POLICY"] = policy
         ran = subprocess.run(
             [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
         )
-        assert ran.stdout.strip() == expected
+        assert ran.stdout.split() == [expected, "256"]
 
 
 def test_sampled_sequences_are_the_same_alone_and_batched(model_dir: Path) -> None:
