@@ -11,9 +11,9 @@ from modelfleet_engine.vocabulary import workspace_bytes
 
 # The attention backends' workspace bound, gathered once more as a temporary.
 ATTENTION_MARGIN_BYTES = 128 << 20
-# Scores that the attention backend holds at once: a tile's, of no fewer tokens than this.
-TILE_SCORES = 4 << 20
-MINIMUM_TILE_TOKENS = 16
+# Scores that the attention backend holds as a matrix: of so many tokens, and up to so many unless they are capped.
+TILE_TOKENS = 128
+TILE_SCORES = 8 << 20
 _FLOAT32_BYTES = 4
 
 
@@ -42,6 +42,8 @@ def attention_bytes(model: ModelConfig, *, tokens: int, longest: int, element_by
     # Keys and values of one sequence as they are stored, and widened where torch cannot attend in that type.
     gathered = 2 * model.kv_heads * model.head_dim * longest * (element_bytes + _FLOAT32_BYTES)
     # A tile's scores and their softmax.
-    tile_scores = max(TILE_SCORES, MINIMUM_TILE_TOKENS * model.query_heads * longest)
-    scores = 2 * _FLOAT32_BYTES * min(tile_scores, model.query_heads * pairs)
+    tile_scores = model.query_heads * min(tokens, TILE_TOKENS) * longest
+    if model.attention_soft_cap is None:
+        tile_scores = min(TILE_SCORES, tile_scores)
+    scores = 2 * _FLOAT32_BYTES * tile_scores
     return masks + scores + max(ATTENTION_MARGIN_BYTES, gathered)

@@ -160,12 +160,38 @@ def test_long_and_many_rows_are_split_to_bound_the_workspace(monkeypatch: pytest
     assert_close(out, naive_attention(query, cache, batch))
 
 
-@pytest.mark.parametrize("is_fast", [True, False])
+def test_prompts_of_any_length_are_multiplied_in_few_shapes() -> None:
+    geometry = Geometry(query_heads=2, kv_heads=1, head_dim=4, blocks=256)
+    cache = geometry.cache(torch.float32, seed=1)
+    shapes: set[tuple[int, int]] = set()
+    for length in range(2, 400):
+        batch = make_batch(geometry, [(length, length + length % 50)])
+        (group,) = gather.prepare(batch, cache, query_heads=2, windows=frozenset((None,))).groups[None]
+        shapes |= {(tile.tokens.stop - tile.tokens.start, tile.keys.stop) for tile in group.tiles if tile.by_products}
+    assert shapes == {(128, 128), (128, 256), (128, 384), (128, 512)}
+
+
+@pytest.mark.parametrize("window", [None, 130])
+def test_whole_tiles_and_the_rest_equal_the_reference(window: int | None) -> None:
+    geometry = Geometry(query_heads=4, kv_heads=2, head_dim=16, blocks=512)
+    batch = make_batch(geometry, [(1, 300), (300, 300), (256, 257), (130, 391)])
+    cache = geometry.cache(torch.bfloat16, seed=1)
+    fill_sequences(cache, batch, seed=2)
+    query = torch.randn((687, 4, 16), generator=torch.Generator().manual_seed(3)).bfloat16()
+    outputs = []
+    for name in ("torch_cpu", "reference"):
+        kernels = select("cpu", name)
+        prepared = kernels.prepare(batch, cache, query_heads=4, windows=[window])
+        outputs.append(kernels.paged_attention(query, cache, prepared, AttentionForm(window=window)))
+    assert_close(outputs[0], outputs[1])
+
+
+@pytest.mark.parametrize("has_mkl", [True, False])
 def test_bfloat16_is_attended_in_float32_where_torch_has_no_fast_product_for_it(
-    is_fast: bool, monkeypatch: pytest.MonkeyPatch
+    has_mkl: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gather, "cpu_computes_bfloat16", lambda: is_fast)
-    assert gather.attention_dtype(torch.bfloat16) is (torch.bfloat16 if is_fast else torch.float32)
+    monkeypatch.setattr(gather, "has_mkl", lambda: has_mkl)
+    assert gather.attention_dtype(torch.bfloat16) is (torch.bfloat16 if has_mkl else torch.float32)
     assert gather.attention_dtype(torch.float32) is torch.float32
     geometry = Geometry(query_heads=9, kv_heads=3, head_dim=64, block_tokens=5)
     batch = make_batch(geometry, [(1, 4), (1, 13), (5, 5), (2, 17)])

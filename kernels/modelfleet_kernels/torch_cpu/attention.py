@@ -1,17 +1,19 @@
 """Rotary embedding, the cache write and paged attention with few, large torch calls.
 
-Each group of rows gathers its blocks once and attends by two products with a softmax between them, the query heads of
-one KV head folded into the query axis. Torch's own `scaled_dot_product_attention` multiplies bfloat16 in smaller pieces
-and not through oneDNN: it takes 3 times as long for 32 one-token rows, 2 times for a prompt of 512 tokens (and with
-`enable_gqa` 15 times, at 32 rows), all measured on 2 cores with AVX-512.
+Each group of rows gathers its blocks once. The query heads of one KV head are folded into the query axis for one-token
+rows, and into the head axis of an expanded view for longer ones: `scaled_dot_product_attention(enable_gqa=True)` in
+bfloat16 on CPU is 15 times slower, measured at 32 rows.
+
+Torch's fused attention multiplies through MKL. Two products through oneDNN with a softmax between them take half its
+time, but oneDNN compiles 650 kB of code for every new shape, in 0.7 ms: only tiles of a few shapes go this way.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from modelfleet_kernels.torch_cpu.gather import GatherBatch, RowGroup, attention_dtype
+from modelfleet_kernels.torch_cpu.gather import GatherBatch, QueryTile, RowGroup, attention_dtype
 from modelfleet_kernels.types import AttentionForm, RopeTables
 
 
@@ -62,31 +64,40 @@ def _attend_rows(query: Tensor, keys_values: Tensor, group: RowGroup, form: Atte
     keys_values = keys_values.to(dtype)
     kv_rows = keys_values.shape[1]  # B * Hkv
     if group.query_length == 1:
-        folded = query.reshape(kv_rows, -1, head_dim).to(dtype)  # [B * Hkv, G, D]
-        attended = _attend(folded, keys_values, group.tiles[0].mask, form)  # [B * Hkv, G, D]
+        folded = query.reshape(kv_rows, 1, -1, head_dim).to(dtype)  # [B * Hkv, 1, G, D]
+        attended = _attend(folded, keys_values, group.tiles[0], form)  # [B * Hkv, 1, G, D]
         return attended.view(tokens, query_heads * head_dim).to(query.dtype)
     by_token = query.view(tokens, kv_rows, -1, head_dim)  # [Tq, Hkv, G, D]
     output = torch.empty_like(by_token, memory_format=torch.contiguous_format)  # [Tq, Hkv, G, D]
     for tile in group.tiles:
-        part = by_token[tile.tokens].permute(1, 2, 0, 3)  # [Hkv, G, Tt, D]
-        folded = part.reshape(kv_rows, -1, head_dim).to(dtype)  # [Hkv, G * Tt, D]
-        attended = _attend(folded, keys_values[:, :, tile.keys], tile.mask, form)  # [Hkv, G * Tt, D]
-        output[tile.tokens] = attended.view(part.shape).permute(2, 0, 1, 3)
+        part = by_token[tile.tokens].permute(1, 2, 0, 3).to(dtype)  # [Hkv, G, Tt, D]
+        output[tile.tokens] = _attend(part, keys_values[:, :, tile.keys], tile, form).permute(2, 0, 1, 3)
     return output.view(tokens, query_heads * head_dim)
 
 
-def _attend(query: Tensor, keys_values: Tensor, mask: Tensor, form: AttentionForm) -> Tensor:
-    """query [X, Z, D], keys_values [2, X, K, D] -> [X, Z, D]; the mask is added to the scores of the last W keys."""
+def _attend(query: Tensor, keys_values: Tensor, tile: QueryTile, form: AttentionForm) -> Tensor:
+    """query [X, Y, Z, D], keys_values [2, X, K, D] -> [X, Y, Z, D]."""
+    if form.soft_cap is not None:
+        # Torch's fused attention has no caps; in float32, because capped scores are large.
+        return _by_products(query.float(), keys_values.float(), tile.mask, form).to(query.dtype)
+    if tile.by_products:
+        return _by_products(query, keys_values, tile.mask, form)
+    keys, values = keys_values[:, :, None].expand(-1, -1, query.shape[1], -1, -1)  # [X, Y, K, D] each
+    return nn.functional.scaled_dot_product_attention(query, keys, values, attn_mask=tile.mask, scale=form.scale)
+
+
+def _by_products(query: Tensor, keys_values: Tensor, mask: Tensor, form: AttentionForm) -> Tensor:
+    """query [X, Y, Z, D], keys_values [2, X, K, D] -> [X, Y, Z, D]."""
     keys, values = keys_values  # [X, K, D] each
+    rows = query.reshape(query.shape[0], -1, query.shape[-1])  # [X, Y Z, D]
     scale = query.shape[-1] ** -0.5 if form.scale is None else form.scale
     if form.large_offset and form.soft_cap is None:
         # Relative to the first key's: the sum is rounded once, and a softmax does not see what all scores share.
-        offset = (query * keys[:, :1]).sum(dim=-1, keepdim=True).mul_(-scale)  # [X, Z, 1]
-        scores = torch.baddbmm(offset, query, keys.transpose(1, 2), alpha=scale)  # [X, Z, K]
+        offset = (rows * keys[:, :1]).sum(dim=-1, keepdim=True).mul_(-scale)  # [X, Y Z, 1]
+        scores = torch.baddbmm(offset, rows, keys.transpose(1, 2), alpha=scale)  # [X, Y Z, K]
     else:
-        scores = torch.baddbmm(query.new_empty(()), query, keys.transpose(1, 2), beta=0, alpha=scale)  # [X, Z, K]
+        scores = torch.baddbmm(rows.new_empty(()), rows, keys.transpose(1, 2), beta=0, alpha=scale)  # [X, Y Z, K]
     if form.soft_cap is not None:
         scores.div_(form.soft_cap).tanh_().mul_(form.soft_cap)
-    by_token = scores.view(scores.shape[0], -1, mask.shape[-2], scores.shape[2])  # [X, G, Tt, K]
-    by_token[..., -mask.shape[-1] :] += mask
-    return torch.bmm(scores.softmax(dim=-1), values)
+    scores.view(*query.shape[:3], -1).add_(mask)
+    return torch.bmm(scores.softmax(dim=-1), values).view(query.shape)
