@@ -49,7 +49,10 @@ class StepTime(WireModel):
 
 
 class LoadCounters(WireModel):
-    """Counts since the start of the process; a smaller value than before means a restart."""
+    """Counts since the start of the process; a smaller value than before means a restart.
+
+    `requests` are finished sequences: each choice of a call counts.
+    """
 
     requests: int = 0
     steps: int = 0

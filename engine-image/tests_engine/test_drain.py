@@ -79,11 +79,13 @@ def test_what_is_not_finished_in_time_is_cut_with_an_error_event_and_counted(dir
     with fake_server(directory, *flags, environment=SLOW) as server:
         whole: list[int] = []
         codes: list[str] = []
+        draining: list[str | None] = []
 
         def ask() -> None:
             answer = server.post("/v1/completions", body)
             whole.append(answer.status)
             codes.append(answer.json()["error"]["code"])
+            draining.append(answer.headers.get("x-modelfleet-draining"))
 
         with _stream(server, max_tokens=4000) as response:
             asking = threading.Thread(target=ask)
@@ -98,6 +100,7 @@ def test_what_is_not_finished_in_time_is_cut_with_an_error_event_and_counted(dir
     assert last["error"]["code"] == "engine_draining"
     assert last["error"]["message"] == "The engine is shutting down and its drain timeout of 1 s is over."
     assert (whole, codes) == ([503], ["engine_draining"])
+    assert draining == ["1"]
     assert code == 0
     assert server.event("drained")["cut_requests"] == 2
 

@@ -37,8 +37,11 @@ def cut_body(error: GenerationCutError) -> bytes:
 
 
 def cut_response(error: GenerationCutError) -> web.Response:
-    """The answer where nothing was sent yet."""
-    return web.Response(status=error.status, body=cut_body(error), content_type="application/json")
+    """The answer where nothing was sent yet; one that a drain cut may be asked for elsewhere."""
+    response = web.Response(status=error.status, body=cut_body(error), content_type="application/json")
+    if error.code == DRAINING_CODE:
+        response.headers[HEADER_DRAINING] = "1"
+    return response
 
 
 def server_error_response() -> web.Response:
