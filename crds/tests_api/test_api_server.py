@@ -65,7 +65,7 @@ def test_the_defaults_appear_in_what_is_stored_and_replicas_has_none(crd_server:
 
     assert stored["spec"] == {
         "model": {"source": "pvc://models/m"},
-        "engine": {"maxModelLen": "auto", "dtype": "auto"},
+        "engine": {"maxModelLen": "auto", "dtype": "auto", "prefixCaching": True},
         "parallelism": {"tensor": 1},
         "placement": {"gpu": {"resourceName": "nvidia.com/gpu"}},
         "rollout": {"drainTimeoutSeconds": 300, "progressDeadlineSeconds": 600},
