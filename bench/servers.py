@@ -68,6 +68,8 @@ def _launch_vllm(models: Models, scenario: Scenario, port: int) -> Launch:
         environment=(
             ("HF_HUB_OFFLINE", "1"),
             ("VLLM_CPU_KVCACHE_SPACE", str(KV_CACHE_BYTES >> 30)),
+            # By default it leaves one core to its server; with both it is faster here, 129 instead of 88 tok/s at c=8.
+            ("VLLM_CPU_NUM_OF_RESERVED_CPU", "0"),
         ),
     )
 
