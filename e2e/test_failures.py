@@ -121,4 +121,4 @@ def test_an_engine_killed_by_signal_9_shows_it_and_comes_back_by_itself(space: S
     assert after["status"]["containerStatuses"][0]["restartCount"] == 1
     assert after["status"]["containerStatuses"][0]["lastState"]["terminated"]["exitCode"] == 137
     with traffic.client(space.base_url(name)) as openai:
-        assert "Paris" in traffic.answer(openai, question="What is the capital of France?")
+        assert "Paris" in traffic.answer(openai, question="Please tell me the capital of France in one sentence.")

@@ -70,7 +70,7 @@ def test_an_upgrade_an_uninstall_and_a_new_install_restart_no_engine(
     kinds = "deploy,svc,sa,clusterrole,clusterrolebinding"
     assert chart_restored.kubectl.run("get", kinds, "-A", "-l", OPERATOR, "-o", "name") == ""
     with traffic.client(space.base_url(name)) as openai:
-        assert "Paris" in traffic.answer(openai, question="What is the capital of France?")
+        assert "Paris" in traffic.answer(openai, question="Please tell me the capital of France in one sentence.")
 
     chart_restored.install()
     assert_operator_is_at_work(space, "after-install")

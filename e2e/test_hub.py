@@ -79,4 +79,4 @@ def test_a_model_is_fetched_from_the_hub_once_its_token_is_given(space: Space) -
     waits.ready(space.kubectl, name, namespace=space.namespace)
     waits.condition(space.kubectl, name, namespace=space.namespace, expected=("ModelCached", "True", "ModelCached"))
     with traffic.client(space.base_url(name)) as openai:
-        assert "Paris" in traffic.answer(openai, question="What is the capital of France?")
+        assert "Paris" in traffic.answer(openai, question="Please tell me the capital of France in one sentence.")

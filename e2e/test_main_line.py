@@ -18,7 +18,7 @@ def test_the_example_becomes_ready_and_answers_the_openai_client_and_a_pod_in_th
     waits.ready(space.kubectl, name, namespace=space.namespace)
 
     with traffic.client(space.base_url(name)) as openai:
-        assert "Paris" in traffic.answer(openai, question="What is the capital of France?")
+        assert "Paris" in traffic.answer(openai, question="Please tell me the capital of France in one sentence.")
         assert [model.id for model in openai.models.list().data] == [name]
     url = f"http://{name}.{space.namespace}/v1"
     with product.client_pod(space.fleet, namespace=space.namespace) as python:

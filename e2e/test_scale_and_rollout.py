@@ -59,7 +59,7 @@ def test_a_revision_that_never_gets_ready_leaves_the_old_one_serving_and_says_so
     ready = waits.conditions(space.kubectl, name, namespace=space.namespace)["Ready"]
     assert ready["status"] == "True"
     with traffic.client(url) as openai:
-        assert "Paris" in traffic.answer(openai, question="What is the capital of France?")
+        assert "Paris" in traffic.answer(openai, question="Please tell me the capital of France in one sentence.")
 
     space.apply(manifests.example(replicas=1))
     model = waits.settled(space.kubectl, name, namespace=space.namespace, replicas=1)

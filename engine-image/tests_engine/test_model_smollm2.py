@@ -197,11 +197,12 @@ def rms(values: Tensor) -> float:
 def test_the_model_answers_paris_through_its_chat_template(demo_model_dir: Path) -> None:
     template = (demo_model_dir / "chat_template.jinja").read_text()
     text = jinja2.Template(template).render(
-        messages=[{"role": "user", "content": "What is the capital of France?"}], add_generation_prompt=True
+        messages=[{"role": "user", "content": "Please tell me the capital of France in one sentence."}],
+        add_generation_prompt=True,
     )
     assert text == (
         "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
-        "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+        "<|im_start|>user\nPlease tell me the capital of France in one sentence.<|im_end|>\n<|im_start|>assistant\n"
     )
     tokenizer = Tokenizer.from_file(str(demo_model_dir / "tokenizer.json"))
     model = load_engine(demo_model_dir, "auto")

@@ -15,7 +15,7 @@ from tests_engine.server_process import REAL, ServerProcess, running
 pytestmark = pytest.mark.model
 
 QUESTIONS = [
-    "What is the capital of France?",
+    "Please tell me the capital of France in one sentence.",
     "Name three colours.",
     "Write a haiku about the sea.",
     "What is 2 + 2?",
@@ -66,7 +66,7 @@ async def _streams(
 
 
 def test_the_demo_question_is_answered(server: ServerProcess) -> None:
-    assert "Paris" in _answer(server, "What is the capital of France?")
+    assert "Paris" in _answer(server, "Please tell me the capital of France in one sentence.")
 
 
 def test_a_greedy_answer_ends_at_an_end_token_and_repeats_exactly(server: ServerProcess) -> None:
