@@ -23,7 +23,7 @@ EXAMPLE = REPOSITORY / "examples" / "smollm2.yaml"
 MODEL = "smollm2"
 NAMESPACE = "default"
 URL = f"http://{MODEL}.{NAMESPACE}/v1"
-# Not "What is …?": there the model of 135M parameters prefers its answer by 0.1 nats, which bfloat16 rounds away; here by 1.5.
+# Not "What is …?": there this model of 135M parameters prefers its answer by 0.1 nats, less than bfloat16's rounding.
 QUESTION = "Please tell me the capital of France in one sentence."
 READY_TIMEOUT_SECONDS = 180
 ASK = Path(__file__).parent / "ask.py"
