@@ -20,6 +20,8 @@ from pathlib import Path
 READY_TIMEOUT_SECONDS = 240.0
 STOP_TIMEOUT_SECONDS = 15.0
 _READY_POLL_SECONDS = 0.02
+# Below this part of all cores' time a measurement is not disturbed.
+QUIET_FRACTION = 0.05
 
 
 class ServerError(Exception):
@@ -120,6 +122,14 @@ def busy_fraction(*, over_seconds: float = 0.5) -> float:
     # Fields 3 and 4 of /proc/stat's first line are idle and iowait.
     idle = sum(after[3:5]) - sum(before[3:5])
     return 1 - idle / total if total else 0.0
+
+
+def wait_until_quiet(*, timeout_seconds: float) -> float:
+    """Waits until almost nobody uses the CPU, at most so long; answers the part that is still used."""
+    deadline = time.monotonic() + timeout_seconds
+    while (busy := busy_fraction(over_seconds=1.0)) > QUIET_FRACTION and time.monotonic() < deadline:
+        pass
+    return busy
 
 
 def last_lines(log: Path, *, count: int = 15) -> str:
