@@ -14,7 +14,7 @@ from tests_engine.server_process import REAL, ServerProcess, running
 
 pytestmark = pytest.mark.model
 
-QUESTION: Any = [{"role": "user", "content": "Please tell me the capital of France in one sentence."}]
+QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
 # Goes on with more of them.
 EMOJI = "Emoji: 😀 😃 😄 😁 😆 😅 😂 🙂 😀 😃 😄 😁 😆 😅 😂 🙂 😀 😃 😄"
 
@@ -135,7 +135,7 @@ def test_a_conversation_is_tokenized_as_it_is_computed_and_back(server: ServerPr
         model="smol", messages=QUESTION, max_tokens=1, extra_body={"return_token_ids": True}
     )
 
-    assert "<|im_start|>user\nPlease tell me the capital of France in one sentence.<|im_end|>" in text
+    assert "<|im_start|>user\nWhat is the capital of France?<|im_end|>" in text
     assert again["tokens"] == tokens["tokens"] == answer.to_dict()["prompt_token_ids"]
     assert tokens["token_strs"][0] == "<|im_start|>"
     assert (tokens["count"], tokens["max_model_len"]) == (len(tokens["tokens"]), 512)

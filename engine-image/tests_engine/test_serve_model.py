@@ -15,7 +15,7 @@ from tests_engine.server_process import REAL, ServerProcess, running
 pytestmark = pytest.mark.model
 
 QUESTIONS = [
-    "Please tell me the capital of France in one sentence.",
+    "What is the capital of France?",
     "Name three colours.",
     "Write a haiku about the sea.",
     "What is 2 + 2?",
