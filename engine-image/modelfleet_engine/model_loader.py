@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from modelfleet_api.engine_config import EngineConfig
-from modelfleet_kernels import Kernels, cpu_computes_bfloat16, select
+from modelfleet_kernels import Kernels, Needs, cpu_computes_bfloat16, select
 
 from modelfleet_engine import machine
 from modelfleet_engine.errors import ModelError
@@ -67,7 +67,7 @@ def load_runner(config: EngineConfig, *, backend: str | None = None) -> LoadedRu
             torch.set_num_threads(machine.usable_cores())
         model_config = read_model_config(Path(config.model_path))
         dtype = resolve_dtype(config.dtype, checkpoint=model_config.checkpoint_dtype)
-        kernels = select(device, backend)
+        kernels = select(device, backend, needs=_needs(model_config, dtype=dtype, block_tokens=config.block_tokens))
     model = _load_weights(config, model_config, dtype=dtype, kernels=kernels, phases=phases)
     request = _cache_request(config, model_config, dtype=dtype)
     with phases.phase("profile"):
@@ -109,6 +109,16 @@ def resolve_dtype(requested: str, *, checkpoint: str) -> torch.dtype:
     if checkpoint == "float16":
         _log.warning("the float16 checkpoint is computed in bfloat16 on cpu; set dtype: float32 for full precision")
     return torch.bfloat16
+
+
+def _needs(model: ModelConfig, *, dtype: torch.dtype, block_tokens: int) -> Needs:
+    return Needs(
+        dtype=dtype,
+        head_dim=model.head_dim,
+        block_tokens=block_tokens,
+        widths=(model.hidden_size, model.query_heads * model.head_dim),
+        gated_width=model.intermediate_size,
+    )
 
 
 def _resolve_device(config: EngineConfig) -> str:

@@ -9,8 +9,12 @@ from torch import Tensor
 from modelfleet_kernels import checks
 from modelfleet_kernels.types import (
     PLAIN_ATTENTION,
+    Activation,
     AttentionForm,
     Backend,
+    DecoderStack,
+    FusedDecoder,
+    Needs,
     PackedLinear,
     PagedBatch,
     PreparedBatch,
@@ -32,6 +36,10 @@ class Kernels:
         """The backend's name, for logs and reports."""
         return self._backend.name
 
+    def refusal(self, needs: Needs) -> str | None:
+        """Why the backend cannot compute what is needed, or None."""
+        return self._backend.refusal(needs)
+
     def pack_linear(self, weight: Tensor, bias: Tensor | None = None) -> PackedLinear:
         """Takes weight [O, K] and bias [O] into the backend's own form; keeps no view of `weight`'s memory."""
         checks.check_weight(weight, bias)
@@ -41,6 +49,30 @@ class Kernels:
         """inputs [T, K] -> inputs @ weight.T + bias, [T, O]."""
         checks.check_linear(inputs, packed)
         return _deliver(self._backend.linear(inputs, packed), out)
+
+    def linear_float32(self, inputs: Tensor, packed: PackedLinear, *, out: Tensor | None = None) -> Tensor:
+        """As `linear`, in float32: not rounded to the activations' dtype where the backend can leave that out."""
+        checks.check_linear(inputs, packed)
+        return _deliver(self._backend.linear_float32(inputs, packed), out)
+
+    def weight_rows(self, packed: PackedLinear, indices: Tensor) -> Tensor | None:
+        """Rows `indices` [R] int64 of a packed weight, [R, K]; None where the backend cannot read them back.
+
+        What a tied embedding needs to exist once.
+        """
+        return self._backend.weight_rows(packed, indices)
+
+    def pack_gated_linear(self, weight: Tensor, bias: Tensor | None = None) -> PackedLinear:
+        """Takes weight [2I, K] = (gates, ups) and bias [2I] for `gated_linear`."""
+        checks.check_weight(weight, bias)
+        return self._backend.pack_gated_linear(weight, bias)
+
+    def gated_linear(
+        self, inputs: Tensor, packed: PackedLinear, activation: Activation, *, out: Tensor | None = None
+    ) -> Tensor:
+        """inputs [T, K] -> activation(inputs @ gates.T + b) * (inputs @ ups.T + b'), [T, I]."""
+        checks.check_linear(inputs, packed)
+        return _deliver(self._backend.gated_linear(inputs, packed, activation), out)
 
     def rms_norm(self, inputs: Tensor, weight: Tensor, *, epsilon: float, out: Tensor | None = None) -> Tensor:
         """inputs [..., K] / sqrt(mean of squares + epsilon) * weight [K]. Zhang & Sennrich 2019.
@@ -116,6 +148,18 @@ class Kernels:
         checks.check_query(query, kv_cache, prepared)
         checks.check_form(form, prepared)
         return _deliver(self._backend.paged_attention(query, kv_cache, prepared, form), out)
+
+    def fuse(self, stack: DecoderStack) -> FusedDecoder | None:
+        """All layers as one call, where the backend has that; its callers prepare batches as for single ops."""
+        return self._backend.fuse(stack)
+
+    def cache_from_plain(self, plain: Tensor) -> Tensor:
+        """One layer's cache [N, 2, Hkv, P, D], numbers in the order of these axes -> in the backend's own order."""
+        return self._backend.cache_from_plain(plain)
+
+    def cache_to_plain(self, cache: Tensor) -> Tensor:
+        """The inverse of `cache_from_plain`."""
+        return self._backend.cache_to_plain(cache)
 
 
 def _deliver(result: Tensor, out: Tensor | None) -> Tensor:

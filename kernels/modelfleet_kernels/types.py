@@ -4,18 +4,33 @@ Letters used in every shape comment: T tokens of the step, S sequences (rows) of
 D head size, N cache blocks, P tokens per block, M blocks per table row, K input and O output features.
 
 One layer's KV cache is [N, 2, Hkv, P, D]: keys at 0, values at 1 of the second axis. A block's tokens of one head are
-contiguous, so that one gather reads keys and values of all heads. Its memory must hold finite numbers everywhere
-(it starts as zeros): a backend may read past a sequence's end and weigh what it finds there with zero.
+contiguous, so that one gather reads keys and values of all heads. Where the P * D numbers of a head's keys or values in
+a block lie is the backend's own choice: only its ops, `cache_from_plain` and copies of whole blocks may touch them.
+The memory must hold finite numbers everywhere (it starts as zeros): a backend may read past a sequence's end and weigh
+what it finds there with zero.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
+
+Activation = Literal["silu", "gelu_tanh"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What a model asks of a backend, for the choice of one."""
+
+    dtype: torch.dtype
+    head_dim: int
+    block_tokens: int
+    widths: tuple[int, ...] = ()  # input features of its linear layers
+    gated_width: int = 0  # I of its gated linear layers; 0: it has none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -88,6 +103,51 @@ class PackedLinear:
     dtype: torch.dtype
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DecoderLayer:
+    """Packed weights of one decoder layer. H hidden size, I intermediate size."""
+
+    attention: AttentionForm
+    rope: int  # which of the step's `RopeTables`
+    input_norm: Tensor  # [H]
+    qkv: PackedLinear  # H -> (Hq + 2 Hkv) D
+    query_norm: Tensor | None  # [D], over each head
+    key_norm: Tensor | None  # [D]
+    output: PackedLinear  # Hq D -> H
+    output_norm: Tensor | None  # [H], before attention's output is added
+    mlp_norm: Tensor  # [H]
+    gate_up: PackedLinear  # H -> I, by `gated_linear`
+    down: PackedLinear  # I -> H
+    mlp_output_norm: Tensor | None  # [H], before the MLP's output is added
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DecoderStack:
+    """All layers and the final norm; scale and soft cap of attention are the same in every layer."""
+
+    layers: Sequence[DecoderLayer]
+    final_norm: Tensor  # [H]
+    activation: Activation
+    epsilon: float
+    query_heads: int
+    kv_heads: int
+    head_dim: int
+
+
+class FusedDecoder(Protocol):
+    """A `DecoderStack` as one call, which writes the step's keys and values too."""
+
+    def __call__(
+        self,
+        embedded: Tensor,
+        kv_layers: Sequence[Tensor],
+        prepared: PreparedBatch,
+        ropes: Sequence[RopeTables],
+        output_tokens: Tensor,
+    ) -> Tensor:
+        """embedded [T, H], one cache per layer, output_tokens [R] int64 -> normed hidden states [R, H]."""
+
+
 class Backend(Protocol):
     """What a backend implements. `Kernels` has checked all shapes before any of these is called."""
 
@@ -95,11 +155,30 @@ class Backend(Protocol):
     def name(self) -> str:
         """The name users request it by."""
 
+    @staticmethod
+    def unavailable_reason() -> str | None:
+        """Why it does not run on this machine, or None."""
+
+    def refusal(self, needs: Needs) -> str | None:
+        """Why it cannot compute what is needed, or None."""
+
     def pack_linear(self, weight: Tensor, bias: Tensor | None) -> PackedLinear:
         """weight [O, K], bias [O]."""
 
     def linear(self, inputs: Tensor, packed: PackedLinear) -> Tensor:
         """[T, K] -> [T, O]."""
+
+    def linear_float32(self, inputs: Tensor, packed: PackedLinear) -> Tensor:
+        """[T, K] -> [T, O] float32."""
+
+    def weight_rows(self, packed: PackedLinear, indices: Tensor) -> Tensor | None:
+        """[R] int64 -> those rows of the weight, [R, K]; None where a packed weight cannot be read."""
+
+    def pack_gated_linear(self, weight: Tensor, bias: Tensor | None) -> PackedLinear:
+        """weight [2I, K] = (gates, ups), bias [2I]."""
+
+    def gated_linear(self, inputs: Tensor, packed: PackedLinear, activation: Activation) -> Tensor:
+        """[T, K] -> [T, I]."""
 
     def rms_norm(self, inputs: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         """[..., K] -> [..., K]; the weight may be float32 where the inputs are not."""
@@ -120,3 +199,12 @@ class Backend(Protocol):
 
     def paged_attention(self, query: Tensor, kv_cache: Tensor, prepared: PreparedBatch, form: AttentionForm) -> Tensor:
         """[T, Hq, D] -> [T, Hq * D]."""
+
+    def fuse(self, stack: DecoderStack) -> FusedDecoder | None:
+        """The whole stack as one call; None: it is called op by op."""
+
+    def cache_from_plain(self, plain: Tensor) -> Tensor:
+        """One layer's cache [N, 2, Hkv, P, D] in the order of its axes -> as this backend reads it."""
+
+    def cache_to_plain(self, cache: Tensor) -> Tensor:
+        """The inverse of `cache_from_plain`."""

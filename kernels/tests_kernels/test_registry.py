@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from pathlib import Path
 
 import pytest
 import torch
-from modelfleet_kernels import AttentionForm, BackendUnavailableError, available_backends, select
+from modelfleet_kernels import AttentionForm, BackendUnavailableError, Needs, available_backends, select
 from modelfleet_kernels.checks import ContractError
+from modelfleet_kernels.cpu import library
+from modelfleet_kernels.cpu.backend import CpuBackend
 from modelfleet_kernels.testing import assert_close, nan_filled, relative_rms
 
 from tests_kernels.batches import Geometry, make_batch, make_rope
@@ -16,11 +19,62 @@ from tests_kernels.batches import Geometry, make_batch, make_rope
 GEOMETRY = Geometry(query_heads=4, kv_heads=2, head_dim=8)
 
 
+FLOAT32 = Needs(dtype=torch.float32, head_dim=64, block_tokens=16)
+BFLOAT16 = Needs(dtype=torch.bfloat16, head_dim=64, block_tokens=16, widths=(576, 1536), gated_width=1536)
+
+
 def test_the_automatic_choice_is_the_best_backend_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        kernels = select("cpu")
-    assert kernels.backend_name == available_backends("cpu")[0] == "torch_cpu"
-    assert caplog.messages == ["kernel backend torch_cpu chosen for cpu (available: torch_cpu, reference)"]
+        kernels = select("cpu", needs=BFLOAT16)
+    assert kernels.backend_name == available_backends("cpu")[0]
+    (message,) = caplog.messages
+    assert message.startswith(f"kernel backend {kernels.backend_name} chosen for cpu")
+
+
+def test_the_automatic_choice_computes_what_is_needed_and_says_what_it_left_out_and_why(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    reason = CpuBackend.unavailable_reason() or "it computes bfloat16, not float32"
+    with caplog.at_level(logging.INFO):
+        kernels = select("cpu", needs=FLOAT32)
+    assert kernels.backend_name == "torch_cpu"
+    assert caplog.messages == [f"kernel backend torch_cpu chosen for cpu (not cpu: {reason})"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"dtype": torch.float32}, "it computes bfloat16, not float32"),
+        ({"head_dim": 40}, "head_dim 40 is no multiple of 16"),
+        ({"block_tokens": 8}, "block_tokens 8 is no multiple of 16"),
+        ({"widths": (576, 15)}, "width 15 is no multiple of 2"),
+        ({"gated_width": 24}, "gated width 24 is no multiple of 16"),
+    ],
+    ids=str,
+)
+def test_a_backend_asked_for_by_name_that_cannot_compute_what_is_needed_is_refused(
+    change: dict[str, object], reason: str
+) -> None:
+    if unavailable := CpuBackend.unavailable_reason():
+        pytest.skip(unavailable)
+    needs = dataclasses.replace(BFLOAT16, **change)  # type: ignore[arg-type]
+    with pytest.raises(BackendUnavailableError) as refused:
+        select("cpu", "cpu", needs=needs)
+    assert str(refused.value) == f"kernel backend 'cpu' cannot be used: {reason}"
+
+
+def test_without_the_library_the_next_backend_is_chosen(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(library, "LIBRARY", tmp_path / "libmodelfleet_cpu.so")
+    library.unavailable_reason.cache_clear()
+    try:
+        with caplog.at_level(logging.INFO):
+            assert select("cpu", needs=BFLOAT16).backend_name == "torch_cpu"
+        assert available_backends("cpu") == ("torch_cpu", "reference")
+    finally:
+        library.unavailable_reason.cache_clear()
+    assert "not cpu: libmodelfleet_cpu.so is not built" in caplog.messages[0]
 
 
 @pytest.mark.parametrize("name", available_backends("cpu"))
@@ -31,8 +85,8 @@ def test_an_explicit_request_is_granted_by_name(name: str) -> None:
 def test_an_explicit_request_for_an_unavailable_backend_fails_and_names_the_others() -> None:
     with pytest.raises(BackendUnavailableError) as refused:
         select("cpu", "triton")
-    expected = "kernel backend 'triton' is not available on 'cpu'; available: torch_cpu, reference"
-    assert str(refused.value) == expected
+    names = ", ".join(available_backends("cpu"))
+    assert str(refused.value) == f"kernel backend 'triton' is not available on 'cpu'; available: {names}"
 
 
 def test_a_device_without_any_backend_is_refused() -> None:
@@ -56,13 +110,14 @@ def test_a_device_without_any_backend_is_refused() -> None:
 def test_a_batch_that_contradicts_itself_is_refused(change: dict[str, object]) -> None:
     batch = make_batch(GEOMETRY, [(3, 6)])
     cache = GEOMETRY.cache(torch.float32, seed=1)
-    select("cpu").prepare(batch, cache, query_heads=4)
+    kernels = select("cpu")
+    kernels.prepare(batch, cache, query_heads=4)
     with pytest.raises(ContractError):
-        select("cpu").prepare(dataclasses.replace(batch, **change), cache, query_heads=4)  # type: ignore[arg-type]
+        kernels.prepare(dataclasses.replace(batch, **change), cache, query_heads=4)  # type: ignore[arg-type]
 
 
 def test_ops_refuse_shapes_and_dtypes_outside_their_contract() -> None:
-    kernels = select("cpu")
+    kernels = select("cpu", needs=FLOAT32)
     batch = make_batch(GEOMETRY, [(3, 6)])
     cache = GEOMETRY.cache(torch.float32, seed=1)
     prepared = kernels.prepare(batch, cache, query_heads=4)

@@ -6,20 +6,27 @@ import math
 
 import pytest
 import torch
-from modelfleet_kernels import Kernels, available_backends, select
+from modelfleet_kernels import Activation, Kernels, Needs, available_backends, select
 from modelfleet_kernels.testing import assert_close, nan_filled
 from modelfleet_kernels.torch_cpu.linear import rounded_rows
 from torch import Tensor
 
 DTYPES = [torch.float32, torch.bfloat16]
 # Tokens, features: none, one, odd, wide.
-SHAPES = [(0, 8), (1, 1), (1, 8), (3, 7), (5, 576), (33, 130)]
+SHAPES = [(0, 8), (1, 1), (1, 8), (3, 7), (5, 576), (33, 130), (130, 66)]
 
 
 @pytest.fixture(params=available_backends("cpu"))
 def kernels(request: pytest.FixtureRequest) -> Kernels:
     """Each backend that runs on CPU."""
     return select("cpu", request.param)
+
+
+def require(kernels: Kernels, dtype: torch.dtype, *widths: int, gated_width: int = 0) -> None:
+    """Skips the test where the backend says that it does not compute this."""
+    needs = Needs(dtype=dtype, head_dim=16, block_tokens=16, widths=widths, gated_width=gated_width)
+    if refusal := kernels.refusal(needs):
+        pytest.skip(f"{kernels.backend_name}: {refusal}")
 
 
 def random(*shape: int, seed: int, dtype: torch.dtype) -> Tensor:
@@ -29,11 +36,12 @@ def random(*shape: int, seed: int, dtype: torch.dtype) -> Tensor:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("out_features", [1, 6, 65])
+@pytest.mark.parametrize("out_features", [1, 6, 17, 32, 65])
 @pytest.mark.parametrize("has_bias", [False, True])
 def test_linear_equals_a_product_per_row(
     kernels: Kernels, shape: tuple[int, int], dtype: torch.dtype, out_features: int, has_bias: bool
 ) -> None:
+    require(kernels, dtype, shape[1])
     inputs = random(*shape, seed=1, dtype=dtype)
     weight = random(out_features, shape[1], seed=2, dtype=dtype)
     bias = random(out_features, seed=3, dtype=dtype) if has_bias else None
@@ -47,6 +55,36 @@ def test_linear_equals_a_product_per_row(
     weight.fill_(float("nan"))
     out = nan_filled(expected.shape, dtype)
     assert_close(kernels.linear(inputs, packed, out=out), expected)
+    assert_close(kernels.linear_float32(inputs, packed).to(dtype), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [0, 1, 15, 200])
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_a_gated_linear_layer_is_a_product_and_a_gated_activation(
+    kernels: Kernels, rows: int, dtype: torch.dtype, activation: Activation, has_bias: bool
+) -> None:
+    require(kernels, dtype, 70, gated_width=48)
+    inputs, weight = random(rows, 70, seed=1, dtype=dtype), random(96, 70, seed=2, dtype=dtype) / 4
+    bias = random(96, seed=3, dtype=dtype) if has_bias else None
+    product = inputs.float() @ weight.float().T + (0 if bias is None else bias.float())
+    gate, up = product.chunk(2, dim=-1)
+    active = (
+        torch.nn.functional.silu(gate) if activation == "silu" else torch.nn.functional.gelu(gate, approximate="tanh")
+    )
+    packed = kernels.pack_gated_linear(weight, bias)
+    assert_close(kernels.gated_linear(inputs, packed, activation, out=nan_filled((rows, 48), dtype)), active * up)
+
+
+def test_rows_of_a_packed_weight_are_read_back_exactly_or_not_at_all(kernels: Kernels) -> None:
+    weight = random(70, 18, seed=1, dtype=torch.bfloat16)
+    rows = kernels.weight_rows(kernels.pack_linear(weight), torch.tensor([69, 0, 31, 32, 0]))
+    if kernels.backend_name == "cpu":
+        assert rows is not None
+        assert torch.equal(rows, weight[[69, 0, 31, 32, 0]])
+    else:
+        assert rows is None
 
 
 def test_linear_reads_inputs_through_their_strides(kernels: Kernels) -> None:
@@ -62,6 +100,7 @@ def test_linear_reads_inputs_through_their_strides(kernels: Kernels) -> None:
 def test_rms_norm_equals_a_loop_over_rows(
     kernels: Kernels, shape: tuple[int, int], dtype: torch.dtype, scale: float
 ) -> None:
+    require(kernels, dtype)
     inputs = (random(*shape, seed=1, dtype=torch.float32) * scale).to(dtype)
     weight = random(shape[1], seed=2, dtype=dtype)
     expected = torch.zeros(shape)
@@ -90,6 +129,7 @@ def test_heads_in_the_middle_of_wider_rows_are_normed_in_place(kernels: Kernels,
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_add_rms_norm_adds_in_place_and_norms_the_sum(kernels: Kernels, dtype: torch.dtype) -> None:
+    require(kernels, dtype)
     inputs, residual = random(3, 10, seed=1, dtype=dtype), random(3, 10, seed=2, dtype=dtype)
     weight = random(10, seed=3, dtype=dtype)
     total = inputs + residual
@@ -101,6 +141,7 @@ def test_add_rms_norm_adds_in_place_and_norms_the_sum(kernels: Kernels, dtype: t
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_silu_mul_equals_a_loop_over_rows(kernels: Kernels, shape: tuple[int, int], dtype: torch.dtype) -> None:
+    require(kernels, dtype)
     gate_up = random(shape[0], 2 * shape[1], seed=1, dtype=dtype) * 4
     expected = torch.zeros(shape)
     for row in range(shape[0]):
@@ -112,6 +153,7 @@ def test_silu_mul_equals_a_loop_over_rows(kernels: Kernels, shape: tuple[int, in
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_gelu_mul_equals_a_loop_over_rows(kernels: Kernels, shape: tuple[int, int], dtype: torch.dtype) -> None:
+    require(kernels, dtype)
     gate_up = random(shape[0], 2 * shape[1], seed=1, dtype=dtype) * 4
     expected = torch.zeros(shape)
     for row in range(shape[0]):

@@ -8,32 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from modelfleet_kernels import AttentionForm, Kernels, PackedLinear
+from modelfleet_kernels import AttentionForm, DecoderLayer, Kernels, PackedLinear
 from torch import Tensor
 
 from modelfleet_engine.model_config import ModelConfig
 from modelfleet_engine.weights import Weights
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class DecoderLayer:
-    """Packed weights of one layer. H hidden size, I intermediate size, D head size."""
-
-    attention: AttentionForm
-    input_norm: Tensor  # [H]
-    qkv: PackedLinear  # H -> (Hq + 2 Hkv) D
-    query_norm: Tensor | None  # [D], over each head
-    key_norm: Tensor | None  # [D]
-    output: PackedLinear  # Hq D -> H
-    output_norm: Tensor | None  # [H], before attention's output is added
-    mlp_norm: Tensor  # [H]
-    gate_up: PackedLinear  # H -> 2 I
-    down: PackedLinear  # I -> H
-    mlp_output_norm: Tensor | None  # [H], before the MLP's output is added
-
-
-def load_decoder_layer(config: ModelConfig, weights: Weights, kernels: Kernels, *, index: int) -> DecoderLayer:
-    """Reads layer `index`; the checkpoint's own tensors are not kept."""
+def load_decoder_layer(
+    config: ModelConfig, weights: Weights, kernels: Kernels, *, index: int, rope: int
+) -> DecoderLayer:
+    """Reads layer `index`, which rotates by tables `rope`; the checkpoint's own tensors are not kept."""
     prefix = f"model.layers.{index}"
     loader = _LayerLoader(config=config, weights=weights, kernels=kernels, prefix=prefix)
     norm, optional_norm = loader.norm, loader.optional_norm
@@ -49,6 +34,7 @@ def load_decoder_layer(config: ModelConfig, weights: Weights, kernels: Kernels, 
             soft_cap=config.attention_soft_cap,
             large_offset=config.qkv_bias,
         ),
+        rope=rope,
         input_norm=norm("input_layernorm", hidden),
         qkv=loader.linear(loader.qkv_parts(), in_features=hidden, bias=config.qkv_bias),
         query_norm=optional_norm("self_attn.q_norm", head_dim, present=config.qk_norm),
@@ -56,7 +42,7 @@ def load_decoder_layer(config: ModelConfig, weights: Weights, kernels: Kernels, 
         output=loader.linear([("self_attn.o_proj", hidden)], in_features=query_width, bias=config.output_bias),
         output_norm=optional_norm("post_attention_layernorm", hidden, present=has_output_norms),
         mlp_norm=norm(mlp_norm, hidden),
-        gate_up=loader.linear(loader.gate_up_parts(), in_features=hidden, bias=config.mlp_bias),
+        gate_up=loader.linear(loader.gate_up_parts(), in_features=hidden, bias=config.mlp_bias, is_gated=True),
         down=loader.linear([("mlp.down_proj", hidden)], in_features=inner, bias=config.mlp_bias),
         mlp_output_norm=optional_norm("post_feedforward_layernorm", hidden, present=has_output_norms),
     )
@@ -91,12 +77,15 @@ class _LayerLoader:
             return [("mlp.gate_up_proj", 2 * inner)]
         return [("mlp.gate_proj", inner), ("mlp.up_proj", inner)]
 
-    def linear(self, parts: list[tuple[str, int]], *, in_features: int, bias: bool) -> PackedLinear:
+    def linear(
+        self, parts: list[tuple[str, int]], *, in_features: int, bias: bool, is_gated: bool = False
+    ) -> PackedLinear:
         """Concatenates the outputs of `parts` into one packed product."""
         take, prefix = self.weights.take, self.prefix
         weight = torch.cat([take(f"{prefix}.{name}.weight", rows, in_features) for name, rows in parts])  # [O, K]
         bias_row = torch.cat([take(f"{prefix}.{name}.bias", rows) for name, rows in parts]) if bias else None  # [O]
-        return self.kernels.pack_linear(weight, bias_row)
+        pack = self.kernels.pack_gated_linear if is_gated else self.kernels.pack_linear
+        return pack(weight, bias_row)
 
     def norm(self, name: str, width: int) -> Tensor:
         """[width]."""

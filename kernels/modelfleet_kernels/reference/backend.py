@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from modelfleet_kernels.composed import ComposedOps
 from modelfleet_kernels.reference import gelu_mul, linear, paged_attention, rms_norm, rope_write_kv, silu_mul
 from modelfleet_kernels.types import AttentionForm, PackedLinear, PagedBatch, PreparedBatch, RopeTables
 
 
-class ReferenceBackend:
+class ReferenceBackend(ComposedOps):
     """See `types.Backend`; one file per op."""
 
     name = "reference"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from modelfleet_kernels.composed import ComposedOps
 from modelfleet_kernels.torch_cpu import attention, gather, linear, rms_norm
 from modelfleet_kernels.types import AttentionForm, PackedLinear, PagedBatch, PreparedBatch, RopeTables
 
 
-class TorchCpuBackend:
+class TorchCpuBackend(ComposedOps):
     """See `types.Backend`."""
 
     name = "torch_cpu"
