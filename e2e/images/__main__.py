@@ -1,4 +1,4 @@
-"""The image command: `python -m e2e.images {base,base-torch,control,engine,pause,all}`, and `prune`.
+"""The image command: `python -m e2e.images {base,base-torch,base-compiler,control,engine,pause,all}`, and `prune`.
 
 Builds what the cache lacks and prints each image's reference on standard output.
 """

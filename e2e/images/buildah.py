@@ -56,8 +56,9 @@ def build_app(recipe: AppRecipe, *, root: Path, layout: ImageLayout) -> str:
     if reference in layout.references():
         return reference
     started = time.monotonic()
-    base = build_base(recipe.on, layout=layout)
-    _need_in_storage(base, layout=layout)
+    for base in recipe.base_arguments.values():
+        build_base(base, layout=layout)
+        _need_in_storage(base.reference, layout=layout)
     with tempfile.TemporaryDirectory(prefix="modelfleet-image-") as temporary:
         context = Path(temporary) / "context"
         stage(root, dockerfile=recipe.dockerfile, context=context)
@@ -66,7 +67,7 @@ def build_app(recipe: AppRecipe, *, root: Path, layout: ImageLayout) -> str:
             "--layers",
             "--pull-never",
             "--network=host",
-            f"--build-arg=BASE_IMAGE={base}",
+            *(f"--build-arg={argument}={base.reference}" for argument, base in recipe.base_arguments.items()),
             *_mounts(Path(temporary)),
             f"--file={context / recipe.dockerfile}",
             f"--tag={reference}",

@@ -40,11 +40,18 @@ class BaseRecipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppRecipe:
-    """One of our own images: a Dockerfile of the repository, on a base."""
+    """One of our own images: a Dockerfile of the repository, on a base, perhaps with another base to compile on."""
 
     name: str
     dockerfile: Path
     on: BaseRecipe
+    compiler: BaseRecipe | None = None
+
+    @property
+    def base_arguments(self) -> dict[str, BaseRecipe]:
+        """The Dockerfile's arguments that name an image, and what we give for them."""
+        compiler = {"COMPILER_IMAGE": self.compiler} if self.compiler else {}
+        return {"BASE_IMAGE": self.on, **compiler}
 
 
 BASE = BaseRecipe(
@@ -68,11 +75,18 @@ BASE_TORCH = BaseRecipe(
         *CLEAN,
     ),
 )
+# Only the engine image's compiled kernels need it, while they are built; its C library is the engine image's own.
+BASE_COMPILER = BaseRecipe(name="base-compiler", packages=("g++",), on=BASE)
 APPS = {
     "control": AppRecipe(name="control", dockerfile=Path("operator/Dockerfile"), on=BASE),
-    "engine": AppRecipe(name="engine-cpu", dockerfile=Path("engine-image/Dockerfile"), on=BASE_TORCH),
+    "engine": AppRecipe(
+        name="engine-cpu",
+        dockerfile=Path("engine-image/Dockerfile"),
+        on=BASE_TORCH,
+        compiler=BASE_COMPILER,
+    ),
 }
-BASES = {"base": BASE, "base-torch": BASE_TORCH}
+BASES = {"base": BASE, "base-torch": BASE_TORCH, "base-compiler": BASE_COMPILER}
 
 
 def copied_paths(dockerfile: str) -> list[str]:
@@ -104,7 +118,7 @@ def app_reference(recipe: AppRecipe, *, root: Path) -> str:
     """The reference of one of our images as the repository is now."""
     if not (root / recipe.dockerfile).exists():
         raise UserError(f"image {recipe.name}: there is no {recipe.dockerfile}")
-    digest = hashlib.sha256(recipe.on.reference.encode())
+    digest = hashlib.sha256("\0".join(base.reference for base in recipe.base_arguments.values()).encode())
     for file in source_files(root, dockerfile=recipe.dockerfile):
         content = hashlib.sha256((root / file).read_bytes()).hexdigest()
         digest.update(f"{file}\0{content}\n".encode())
@@ -112,7 +126,7 @@ def app_reference(recipe: AppRecipe, *, root: Path) -> str:
 
 
 def image_reference(name: str, *, root: Path) -> str:
-    """The reference of `control`, `engine`, `base`, `base-torch` or `pause`; KeyError for another name."""
+    """The reference of `control`, `engine`, a base of BASES or `pause`; KeyError for another name."""
     if name == "pause":
         return PAUSE_IMAGE
     return BASES[name].reference if name in BASES else app_reference(APPS[name], root=root)
