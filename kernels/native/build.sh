@@ -21,8 +21,11 @@ done
 failed=0
 for process in $compiling; do wait "$process" || failed=1; done
 [ "$failed" = 0 ] || exit 1
-# The C++ runtime goes in, hidden too, so that the library needs the C library alone.
-"$compiler" -shared -pthread -static-libstdc++ -static-libgcc -Wl,--exclude-libs,ALL "$scratch"/*.o -o "$scratch/library"
+# The C++ runtime goes in, so that the library needs the C library alone: what is used of it, and seen by nobody else
+# (-fvisibility does not reach namespace std).
+echo '{ global: modelfleet_*; local: *; };' >"$scratch/exports"
+"$compiler" -shared -pthread -static-libstdc++ -static-libgcc -Wl,--gc-sections \
+  -Wl,--version-script="$scratch/exports" "$scratch"/*.o -o "$scratch/library"
 # Replaced in one step, as others may have it loaded.
 mkdir -p "$(dirname "$output")"
 mv "$scratch/library" "$output.$$" && mv "$output.$$" "$output"
