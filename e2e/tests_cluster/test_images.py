@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from e2e.cluster.paths import REPOSITORY
 from e2e.cluster.shell import UserError
 from e2e.images.build import old_references
 from e2e.images.oci import ImageLayout, single_file_layer
 from e2e.images.recipe import (
     APPS,
     BASE,
+    BASE_COMPILER,
     BASE_TORCH,
     AppRecipe,
     app_reference,
@@ -78,6 +81,33 @@ def test_a_change_of_the_base_changes_every_image_on_it(repository: Path) -> Non
     assert torch.reference != BASE_TORCH.reference
     changed = dataclasses.replace(RECIPE, on=other)
     assert app_reference(changed, root=repository) != app_reference(RECIPE, root=repository)
+
+
+def test_a_change_of_the_compiler_changes_the_image_whose_code_it_compiles(repository: Path) -> None:
+    compiled = dataclasses.replace(RECIPE, compiler=BASE_COMPILER)
+    newer = dataclasses.replace(BASE_COMPILER, packages=("g++-15",))
+    references = {app_reference(recipe, root=repository) for recipe in (RECIPE, compiled)}
+    references.add(app_reference(dataclasses.replace(RECIPE, compiler=newer), root=repository))
+    assert len(references) == 3
+
+
+def test_the_engine_image_compiles_on_debians_compiler_and_the_control_image_compiles_nothing() -> None:
+    assert APPS["engine"].base_arguments == {"BASE_IMAGE": BASE_TORCH, "COMPILER_IMAGE": BASE_COMPILER}
+    assert APPS["control"].base_arguments == {"BASE_IMAGE": BASE}
+
+
+def test_the_native_sources_are_part_of_the_engine_image_and_what_is_compiled_from_them_here_is_not() -> None:
+    files = {str(file) for file in source_files(REPOSITORY, dockerfile=APPS["engine"].dockerfile)}
+    assert {"kernels/native/api.cpp", "kernels/native/build.sh", "hatch_build.py"} <= files
+    assert {file for file in files if ".so" in file} == set()
+    control = {str(file) for file in source_files(REPOSITORY, dockerfile=APPS["control"].dockerfile)}
+    assert {file for file in control if file.startswith("kernels/")} == set()
+
+
+def test_every_image_that_a_dockerfile_stands_on_is_given_to_it() -> None:
+    for recipe in APPS.values():
+        text = (REPOSITORY / recipe.dockerfile).read_text()
+        assert set(re.findall(r"^ARG (\w+_IMAGE)", text, flags=re.MULTILINE)) == set(recipe.base_arguments)
 
 
 def test_an_image_without_a_dockerfile_is_the_users_error(tmp_path: Path) -> None:
