@@ -54,21 +54,27 @@ class EngineCollector(Collector):
         return None if self._serving.model is None else self._serving.model.bridge.stats.scheduler
 
     def _gauges(self, load: Load) -> Iterator[Metric]:
-        waste = 0.0 if self._scheduler is None else self._scheduler.kv_waste_ratio
+        scheduler = self._scheduler
+        waste = 0.0 if scheduler is None else scheduler.kv_waste_ratio
+        cached = 0 if scheduler is None else scheduler.kv_blocks_cached
         usage = load.kv_blocks_used / load.kv_blocks_total if load.kv_blocks_total else 0.0
         yield self._gauge(names.NUM_REQUESTS_RUNNING, "Sequences in the running batch.", load.running)
         yield self._gauge(names.NUM_REQUESTS_WAITING, "Sequences that wait for a place.", load.waiting)
         yield self._gauge(names.KV_CACHE_USAGE, "Share of KV blocks in use, 0 to 1.", usage)
         yield self._gauge(names.KV_WASTE, "Share of the held KV blocks' room without a token, 0 to 1.", waste)
+        yield self._gauge(names.KV_BLOCKS_CACHED, "Free KV blocks whose content can be found again.", cached)
         yield self._gauge(names.QUEUED_TOKENS, "Tokens that waiting requests must compute.", load.queued_tokens)
         yield self._gauge(names.RUNNING_TOKENS, "Tokens of the running sequences.", load.running_tokens)
         yield self._gauge(names.DRAINING, "1 after SIGTERM.", float(load.draining))
 
     def _counters(self, load: Load) -> Iterator[Metric]:
         counters = load.counters
-        queried = 0 if self._scheduler is None else self._scheduler.prefix_queried_tokens
+        scheduler = self._scheduler
+        queried = 0 if scheduler is None else scheduler.prefix_queried_tokens
+        expired = 0 if scheduler is None else scheduler.expired
         for name, text, value in (
             (names.NUM_PREEMPTIONS, "Sequences that lost their KV blocks.", counters.preemptions),
+            (names.EXPIRED_REQUESTS, "Sequences ended because their time was over.", expired),
             (names.PREFIX_CACHE_QUERIES, "Tokens looked up in the prefix cache.", queried),
             (names.PREFIX_CACHE_HITS, "Tokens found in the prefix cache.", counters.cached_tokens),
             (names.PROMPT_TOKENS, "Prompt tokens of admitted requests.", counters.prompt_tokens),

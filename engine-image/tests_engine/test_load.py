@@ -155,6 +155,9 @@ async def test_a_served_model_shows_its_cache_its_kernels_and_what_a_step_costs(
         # The second prompt of 40 tokens found its two full blocks of 16.
         assert _samples(serving, metric_names.PREFIX_CACHE_HITS) == {"": 32}
         assert _samples(serving, metric_names.PREFIX_CACHE_QUERIES) == {"": 80}
+        assert _samples(serving, metric_names.KV_BLOCKS_CACHED) == {"": model.bridge.stats.scheduler.kv_blocks_cached}
+        assert model.bridge.stats.scheduler.kv_blocks_cached >= 2
+        assert _samples(serving, metric_names.EXPIRED_REQUESTS) == {"": 0}
         assert _samples(serving, metric_names.KERNEL_BACKEND_INFO, "backend") == {"fake": 1}
         assert _samples(serving, metric_names.KERNEL_BACKEND_INFO, "dtype") == {"float32": 1}
         assert _samples(serving, metric_names.CACHE_CONFIG_INFO, "enable_prefix_caching") == {"True": 1}
