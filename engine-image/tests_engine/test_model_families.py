@@ -37,11 +37,11 @@ def tiny_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return directory, write_random_model(directory, **FAMILIES[request.param])
 
 
-def load(model_dir: Path, *, backend: str | None = None, **settings: Any) -> LoadedRunner:
+def load(model_dir: Path, **settings: Any) -> LoadedRunner:
     """A runner, in float32 and with blocks of 8 tokens unless the settings say otherwise."""
     sizes = {"block_tokens": 8, "max_num_batched_tokens": 48, "kv_cache_bytes": 4 << 20}
     config = EngineConfig(model_path=str(model_dir), served_model_name="tiny", **sizes | settings)
-    return load_runner(config, backend=backend)
+    return load_runner(config)
 
 
 def row_of(tokens: tuple[int, ...], *, slot: int = 0, start: int = 0) -> ScheduledSequence:
@@ -72,7 +72,7 @@ FLOAT32_BACKENDS = ("torch_cpu", "reference")
 @pytest.mark.parametrize("backend", FLOAT32_BACKENDS)
 def test_logits_of_a_mixed_batch_equal_transformers(tiny_model: tuple[Path, Any], backend: str) -> None:
     model_dir, reference = tiny_model
-    runner = load(model_dir, backend=backend).runner
+    runner = load(model_dir, kernel_backend=backend).runner
     prompts = [prompt_of(length) for length in PROMPT_LENGTHS]
     # All but the last token of each prompt first, in uneven pieces, so that the compared step mixes all kinds of rows.
     cuts = [0, 1, 20, 50]
@@ -152,7 +152,7 @@ def test_bfloat16_loses_no_more_than_transformers_does(tmp_path: Path, family: s
     prompts = [prompt_of(77, variant=variant) for variant in range(8)]
     exact = torch.stack([rows[-1] for rows in transformers_logits(reference, prompts)])
     theirs = torch.stack([rows[-1] for rows in transformers_logits(reference.bfloat16(), prompts)])
-    runner = load(tmp_path, backend=backend, dtype="bfloat16", block_tokens=16).runner
+    runner = load(tmp_path, kernel_backend=backend, dtype="bfloat16", block_tokens=16).runner
     # Uneven first chunks, so that the compared step holds single tokens, short and long rows.
     cuts = [0, 1, 20, 50, 64, 75, 76, 76]
     pairs = list(enumerate(zip(prompts, cuts, strict=True)))

@@ -14,6 +14,7 @@ import torch
 from modelfleet_api.engine_config import EngineConfig
 from modelfleet_engine import machine
 from modelfleet_engine.device import DeviceClosedError, ThreadDevice, load_model
+from modelfleet_engine.errors import ModelError
 from modelfleet_engine.step_plan import SamplingParameters, ScheduledSequence, StepPlan, StepResult
 
 from tests_engine.model_fixtures import DrivenSequence, drive, write_random_model
@@ -124,6 +125,19 @@ def test_a_loaded_model_says_its_sizes_and_what_its_start_took(
     assert list(model.phases) == ["read_config", "map_weights", "pack_weights", "profile", "allocate_kv_cache"]
     assert all(seconds >= 0 for seconds in model.phases.values())
     assert torch.get_num_threads() == machine.usable_cores()
+
+
+def test_a_kernel_backend_asked_for_by_name_is_used_or_refused(model_dir: Path) -> None:
+    config = EngineConfig(
+        model_path=str(model_dir), served_model_name="tiny", kv_cache_bytes=1 << 20, kernel_backend="reference"
+    )
+    model = load_model(config)
+    model.device.close()
+    assert model.backend == "reference"
+    with pytest.raises(ModelError, match="kernel backend 'triton' is not available on 'cpu'; available: "):
+        load_model(config.model_copy(update={"kernel_backend": "triton"}))
+    with pytest.raises(ModelError, match="kernel backend 'cpu' cannot be used: "):
+        load_model(config.model_copy(update={"kernel_backend": "cpu", "dtype": "float32"}))
 
 
 def test_a_number_of_threads_the_user_has_set_stays(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
