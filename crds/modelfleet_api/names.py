@@ -28,6 +28,9 @@ ROLE_ENGINE = "engine"
 # Set by the operator on objects it wrote: a digest of what it meant, so that most passes compare one string.
 ANNOTATION_DESIRED_HASH = f"{GROUP}/desired-hash"
 
+# On a pod, set by the operator, whatever its value: gateways send it nothing new. Taken away, they do again.
+ANNOTATION_DRAINING = f"{GROUP}/draining"
+
 READINESS_GATE_ROUTABLE = f"{GROUP}/routable"
 
 ENGINE_CONTAINER = "engine"
