@@ -99,6 +99,20 @@ void scale_row(float* sums, std::int64_t count, float factor) {
   }
 }
 
+// What `weigh_values` does for a sequence's last value where its neighbour is past the end: that one may be anything
+// that another request left there, and a NaN stays one however little it weighs.
+template <int HEIGHT, int PANELS>
+void weigh_last_value(const bf16* const (&panels)[PANELS], const bf16* weights, __m512 (&partial)[HEIGHT][PANELS]) {
+  bf16 alone[PANELS][2 * LANES];
+  const bf16* lanes[PANELS];
+  for (int p = 0; p < PANELS; ++p) {
+    const __m512i pair = _mm512_loadu_si512(panels[p]);
+    _mm512_storeu_si512(alone[p], _mm512_and_si512(pair, _mm512_set1_epi32(0xffff)));
+    lanes[p] = alone[p];
+  }
+  accumulate<HEIGHT, PANELS>(weights, CHUNK_KEYS, lanes, 0, 1, partial);
+}
+
 // sums[row] += weights[row] . values for PANELS * 16 numbers of each value from `first_number` on.
 template <int PANELS>
 void weigh_values(const Tile& tile, std::int64_t position, std::int64_t keys, std::int64_t first_number,
@@ -115,8 +129,12 @@ void weigh_values(const Tile& tile, std::int64_t position, std::int64_t keys, st
       const std::int64_t count = std::min(keys - done, block_tokens - at % block_tokens);
       const bf16* panels[PANELS];
       for (int p = 0; p < PANELS; ++p) panels[p] = tile.values(at) + 2 * (first_number + p * LANES);
-      accumulate<height, PANELS>(weights + first * CHUNK_KEYS + done, CHUNK_KEYS, panels, 2 * head_dim,
-                                 (count + 1) / 2, partial);
+      const bf16* of_rows = weights + first * CHUNK_KEYS + done;
+      accumulate<height, PANELS>(of_rows, CHUNK_KEYS, panels, 2 * head_dim, count / 2, partial);
+      if (count % 2 != 0) {
+        for (int p = 0; p < PANELS; ++p) panels[p] += count / 2 * 2 * head_dim;
+        weigh_last_value<height, PANELS>(panels, of_rows + count - 1, partial);
+      }
       done += count;
     }
     for (int r = 0; r < height; ++r) {

@@ -38,9 +38,10 @@ inline bf16 to_bf16(float value) {
   return result;
 }
 
-// exp(x) with a relative error below 2e-7 (Cephes' expf in registers): exactly 0 for x <= -104 and -inf.
+// exp(x) with a relative error below 2e-7 (Cephes' expf in registers): exactly 0 for x <= -104 and -inf, inf where
+// float32 ends, and NaN for NaN (the operand on the right is what min and max answer then).
 inline __m512 exp_ps(__m512 x) {
-  const __m512 clamped = _mm512_max_ps(_mm512_min_ps(x, _mm512_set1_ps(88.7f)), _mm512_set1_ps(-104.0f));
+  const __m512 clamped = _mm512_max_ps(_mm512_set1_ps(-104.0f), _mm512_min_ps(_mm512_set1_ps(89.0f), x));
   const __m512 turns = _mm512_roundscale_ps(_mm512_mul_ps(clamped, _mm512_set1_ps(1.44269504f)),
                                             _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   __m512 rest = _mm512_fnmadd_ps(turns, _mm512_set1_ps(0.693359375f), clamped);
