@@ -1,4 +1,5 @@
 // The C interface that Python loads. No call keeps a pointer; nothing here allocates what the caller frees, but teams.
+// What throws, for want of memory or threads, finds no handler in the caller's C and ends the process with its message.
 
 #include "decoder.hpp"
 
@@ -17,6 +18,12 @@ void share_out(Team& team, std::int64_t count, Task&& task) {
 
 #pragma GCC visibility push(default)
 extern "C" {
+
+// Differs where Python's structs are those of other sources.
+std::int64_t modelfleet_struct_bytes() {
+  return sizeof(Linear) + sizeof(Cache) + sizeof(Batch) + sizeof(AttentionForm) + sizeof(Heads) + sizeof(Rope) +
+         sizeof(Layer) + sizeof(Decoder) + sizeof(Step);
+}
 
 Team* modelfleet_team_create(int threads) { return new Team(threads); }
 

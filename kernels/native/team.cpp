@@ -25,7 +25,7 @@ Team::~Team() {
   for (std::thread& worker : workers_) worker.join();
 }
 
-void Team::run_erased(Erased body, void* context) {
+void Team::run_erased(Erased body, void* context) noexcept {
   const std::lock_guard<std::mutex> guard(one_call_);
   body_ = body;
   context_ = context;

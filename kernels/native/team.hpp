@@ -36,7 +36,7 @@ class Team {
 
  private:
   using Erased = void (*)(void*, int);
-  void run_erased(Erased body, void* context);
+  void run_erased(Erased body, void* context) noexcept;  // a rank that left early would leave the others waiting
   void work(int rank);
   void wait_while(std::atomic<std::uint32_t>& word, std::uint32_t value);
   void advance(std::atomic<std::uint32_t>& word);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -156,9 +157,20 @@ def unavailable_reason() -> str | None:
     """Why the library does not run here, or None."""
     if not LIBRARY.exists():
         return f"{LIBRARY.name} is not built (kernels/native/build.sh; only for x86-64)"
-    if not ctypes.CDLL(str(LIBRARY)).modelfleet_cpu_is_supported():
+    try:
+        loaded = ctypes.CDLL(str(LIBRARY))
+    except OSError as error:  # cut short, or for another machine or an older C library
+        return f"{LIBRARY.name} cannot be loaded: {error}"
+    if not loaded.modelfleet_cpu_is_supported():
         return "this CPU lacks AVX-512 with bfloat16 products"
+    if not hasattr(loaded, "modelfleet_struct_bytes") or loaded.modelfleet_struct_bytes() != _struct_bytes():
+        return f"{LIBRARY.name} was built from other sources than these modules (kernels/native/build.sh builds it)"
     return None
+
+
+def _struct_bytes() -> int:
+    structs = (LinearStruct, CacheStruct, BatchStruct, AttentionFormStruct, HeadsStruct, RopeStruct)
+    return sum(ctypes.sizeof(struct) for struct in (*structs, LayerStruct, DecoderStruct, StepStruct))
 
 
 @functools.cache
@@ -176,3 +188,7 @@ def team(threads: int) -> int:
     """A team of `threads` threads, the caller's among them; one for each number, kept for the process's life."""
     created: int = library().modelfleet_team_create(threads)
     return created
+
+
+# A forked child has none of its parent's threads: it would wait for them forever.
+os.register_at_fork(after_in_child=team.cache_clear)
