@@ -1,5 +1,6 @@
 #include "decoder.hpp"
 
+#include <algorithm>
 #include <memory>
 
 namespace modelfleet {
@@ -43,7 +44,11 @@ struct Call {
     for (int rank = 0; rank < team.size(); ++rank) scratch.emplace_back(decoder.head_dim);
   }
 
-  bool has_output_norms() const { return decoder.layers[0].output_norm != nullptr; }
+  bool has_output_norms() const {
+    return std::any_of(decoder.layers, decoder.layers + decoder.layer_count, [](const Layer& layer) {
+      return layer.output_norm != nullptr || layer.mlp_output_norm != nullptr;
+    });
+  }
 
   const Decoder& decoder;
   const Step& step;
