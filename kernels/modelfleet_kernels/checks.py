@@ -18,6 +18,12 @@ def _show(tensor: Tensor) -> str:
     return f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
 
 
+def check_indices(name: str, indices: Tensor) -> None:
+    """[R] int64."""
+    if indices.dim() != 1 or indices.dtype != torch.int64:
+        raise ContractError(f"{name} must be [R] int64, got {_show(indices)}")
+
+
 def check_weight(weight: Tensor, bias: Tensor | None) -> None:
     """weight [O, K] floating, bias [O] of the same dtype or None."""
     if weight.dim() != 2 or not weight.is_floating_point():

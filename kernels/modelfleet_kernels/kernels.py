@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from modelfleet_kernels import checks
+from modelfleet_kernels import checks, checks_of_stack
+from modelfleet_kernels.checks_of_stack import CheckedDecoder
 from modelfleet_kernels.types import (
     PLAIN_ATTENTION,
     Activation,
@@ -60,6 +61,7 @@ class Kernels:
 
         What a tied embedding needs to exist once.
         """
+        checks.check_indices("rows of a weight", indices)
         return self._backend.weight_rows(packed, indices)
 
     def pack_gated_linear(self, weight: Tensor, bias: Tensor | None = None) -> PackedLinear:
@@ -151,7 +153,9 @@ class Kernels:
 
     def fuse(self, stack: DecoderStack) -> FusedDecoder | None:
         """All layers as one call, where the backend has that; its callers prepare batches as for single ops."""
-        return self._backend.fuse(stack)
+        checks_of_stack.check_stack(stack)
+        decoder = self._backend.fuse(stack)
+        return None if decoder is None else CheckedDecoder(decoder, stack)
 
     def cache_from_plain(self, plain: Tensor) -> Tensor:
         """One layer's cache [N, 2, Hkv, P, D], numbers in the order of these axes -> in the backend's own order."""

@@ -110,7 +110,7 @@ def test_a_device_without_any_backend_is_refused() -> None:
 def test_a_batch_that_contradicts_itself_is_refused(change: dict[str, object]) -> None:
     batch = make_batch(GEOMETRY, [(3, 6)])
     cache = GEOMETRY.cache(torch.float32, seed=1)
-    kernels = select("cpu")
+    kernels = select("cpu", needs=FLOAT32)
     kernels.prepare(batch, cache, query_heads=4)
     with pytest.raises(ContractError):
         kernels.prepare(dataclasses.replace(batch, **change), cache, query_heads=4)  # type: ignore[arg-type]

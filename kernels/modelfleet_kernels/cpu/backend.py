@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from modelfleet_kernels.cpu import layout, library, linear
+from modelfleet_kernels.cpu import layout, library, limits, linear
 from modelfleet_kernels.cpu.decoder import CpuDecoder
 from modelfleet_kernels.cpu.linear import this_team
-from modelfleet_kernels.cpu.prepared import CpuBatch, own, prepare
+from modelfleet_kernels.cpu.prepared import CpuBatch, memory_of, own, prepare
 from modelfleet_kernels.types import (
     Activation,
     AttentionForm,
@@ -34,15 +34,7 @@ class CpuBackend:
 
     def refusal(self, needs: Needs) -> str | None:
         """Why it cannot compute what is needed, or None."""
-        if needs.dtype != torch.bfloat16:
-            return f"it computes bfloat16, not {str(needs.dtype).removeprefix('torch.')}"
-        multiples = (("head_dim", needs.head_dim, 16), ("block_tokens", needs.block_tokens, 16))
-        widths = [("width", width, 2) for width in needs.widths]
-        gates = [("gated width", needs.gated_width, linear.GATE_LANES)] if needs.gated_width else []
-        for name, value, multiple in (*multiples, *widths, *gates):
-            if value % multiple:
-                return f"{name} {value} is no multiple of {multiple}"
-        return None
+        return limits.refusal(needs)
 
     def pack_linear(self, weight: Tensor, bias: Tensor | None) -> PackedLinear:
         """weight [O, K], bias [O]."""
@@ -70,6 +62,7 @@ class CpuBackend:
 
     def rms_norm(self, inputs: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         """[..., K] -> [..., K]."""
+        limits.require_bfloat16(inputs)
         rows, factors = inputs.contiguous(), weight.float().contiguous()
         width, result = inputs.shape[-1], torch.empty_like(rows)
         count = rows.numel() // width if width else 0
@@ -128,6 +121,7 @@ class CpuBackend:
 
 
 def _gated(gate_up: Tensor, activation: Activation) -> Tensor:
+    limits.require_bfloat16(gate_up)
     rows, width = gate_up.contiguous(), gate_up.shape[1] // 2
     result = rows.new_empty((rows.shape[0], width))
     arguments = (rows.data_ptr(), rows.shape[0], width, linear.ACTIVATION_CODES[activation], result.data_ptr())
@@ -136,4 +130,4 @@ def _gated(gate_up: Tensor, activation: Activation) -> Tensor:
 
 
 def _cache(kv_cache: Tensor, batch: CpuBatch) -> library.CacheStruct:
-    return library.CacheStruct(kv_cache.data_ptr(), batch.kv_heads, batch.block_tokens, batch.head_dim)
+    return library.CacheStruct(memory_of(kv_cache, batch), batch.kv_heads, batch.block_tokens, batch.head_dim)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from modelfleet_kernels.cpu.library import DecoderStruct, LayerStruct, RopeStruct, StepStruct, library
+from modelfleet_kernels.cpu.limits import require_indices
 from modelfleet_kernels.cpu.linear import ACTIVATION_CODES, array, pointer, struct_of, this_team
-from modelfleet_kernels.cpu.prepared import own
+from modelfleet_kernels.cpu.prepared import memory_of, own
 from modelfleet_kernels.types import DecoderLayer, DecoderStack, PreparedBatch, RopeTables
 
 
@@ -47,12 +48,13 @@ class CpuDecoder:
     ) -> Tensor:
         """embedded [T, H] -> [R, H]."""
         batch, outputs = own(prepared), output_tokens.contiguous()
+        require_indices("output tokens", outputs, count=batch.tokens)
         self._struct.block_tokens = batch.block_tokens
         residual = embedded.to(torch.float32, copy=True).contiguous()  # [T, H]
         hidden = embedded.new_empty((outputs.shape[0], embedded.shape[1]))  # [R, H]
         tables = [(rope.cos.contiguous(), rope.signed_sin.contiguous()) for rope in ropes]
         turns = array([RopeStruct(cos.data_ptr(), sin.data_ptr(), cos.shape[-1]) for cos, sin in tables])
-        caches = (ctypes.c_void_p * len(kv_layers))(*(cache.data_ptr() for cache in kv_layers))
+        caches = (ctypes.c_void_p * len(kv_layers))(*(memory_of(cache, batch) for cache in kv_layers))
         step = StepStruct(
             batch=batch.struct,
             residual=residual.data_ptr(),

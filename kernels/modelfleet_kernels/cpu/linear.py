@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from modelfleet_kernels.checks import ContractError
 from modelfleet_kernels.cpu.library import LinearStruct, library, team
+from modelfleet_kernels.cpu.limits import GATE_LANES, require_indices
 from modelfleet_kernels.types import Activation, PackedLinear
 
-GATE_LANES = 16
 ACTIVATION_CODES: dict[Activation, int] = {"silu": 0, "gelu_tanh": 1}
 
 
@@ -26,7 +27,7 @@ def pack(weight: Tensor, bias: Tensor | None) -> PanelLinear:
     """weight [O, K] bfloat16, K even; bias [O]."""
     outputs, inputs = weight.shape
     if weight.dtype != torch.bfloat16 or inputs % 2:
-        raise ValueError(f"the cpu backend packs bfloat16 [O, even K], got {list(weight.shape)} {weight.dtype}")
+        raise ContractError(f"the cpu backend packs bfloat16 [O, even K], got {list(weight.shape)} {weight.dtype}")
     contiguous = weight.contiguous()
     panels = torch.empty(library().modelfleet_packed_numbers(outputs, inputs), dtype=torch.bfloat16)
     library().modelfleet_pack(this_team(), contiguous.data_ptr(), outputs, inputs, panels.data_ptr())
@@ -43,6 +44,8 @@ def pack(weight: Tensor, bias: Tensor | None) -> PanelLinear:
 
 def interleave_gates(gate_up: Tensor) -> Tensor:
     """[2I, ...] = (gates, ups) -> 16 gates, their 16 ups, the next 16 gates and so on. I is a multiple of 16."""
+    if gate_up.shape[0] % (2 * GATE_LANES):
+        raise ContractError(f"the cpu backend packs gates by {GATE_LANES}, got {gate_up.shape[0]} gates and ups")
     gates, ups = gate_up.view(2, -1, GATE_LANES, *gate_up.shape[1:])  # [I / 16, 16, ...] each
     return torch.stack((gates, ups), dim=1).flatten(0, 2)
 
@@ -68,6 +71,7 @@ def gated_linear(inputs: Tensor, packed: PackedLinear, activation: Activation) -
 
 def rows_of(packed: PackedLinear, indices: Tensor) -> Tensor:
     """indices [R] int64 -> those rows of the weight, [R, K]."""
+    require_indices("a weight's rows", indices, count=packed.out_features)
     wanted = indices.contiguous()
     rows = packed.weight.new_empty((wanted.shape[0], packed.in_features))
     arguments = (wanted.data_ptr(), wanted.shape[0], rows.data_ptr())
