@@ -24,16 +24,17 @@ _BOUNDARY = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 class SseRelay:
     """One stream. `feed` and `finish` return the bytes to pass on.
 
-    `usage` is the comment's object; `events` counts the data events passed on; `is_ended` says that the engine itself
-    ended the answer, with [DONE] or an error event: a stream that stops without is broken.
+    `usage` is the comment's object; `events` counts the data events passed on, `has_passed` says whether anything was;
+    `is_ended`: the engine itself ended the answer, with [DONE] or an error event. One that stops without is broken.
     """
 
-    __slots__ = ("_held", "events", "is_ended", "usage")
+    __slots__ = ("_held", "events", "has_passed", "is_ended", "usage")
 
     def __init__(self) -> None:
         self._held = b""
         self.usage: dict[str, Any] | None = None
         self.events = 0
+        self.has_passed = False
         self.is_ended = False
 
     def feed(self, chunk: bytes) -> bytes:
@@ -50,9 +51,9 @@ class SseRelay:
         return self._pass(whole) if whole else b""
 
     def finish(self) -> bytes:
-        """The engine's stream is over in good order: what is left, which lacks its blank line, passes too."""
+        """The engine's stream is over: a last [DONE] or error without its blank line passes, half an event does not."""
         rest, self._held = self._held, b""
-        return self._pass(rest) if rest else b""
+        return self._pass(rest) if rest and _END.search(rest) is not None else b""
 
     @staticmethod
     def _last_boundary(data: bytes) -> int:
@@ -70,6 +71,7 @@ class SseRelay:
         # Three searches for words cost less than one for the pattern, which nearly no chunk needs.
         if (b"[DONE]" in data or b'"error"' in data or b"event:" in data) and _END.search(data) is not None:
             self.is_ended = True
+        self.has_passed = self.has_passed or bool(data)
         self.events += data.count(b"data: {") + data.count(b"data:{")
         return data
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import io
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from enum import StrEnum
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import aiohttp
 from yarl import URL
@@ -24,6 +24,10 @@ _MAX_ANSWER_HEADER_BYTES = 32 * 1024
 # Below what engines and proxies keep an idle connection: the end that closes first must be ours.
 _KEEP_ALIVE_SECONDS = 30.0
 _MAX_BODY_AT_ONCE_BYTES = 512 * 1024
+PROBE_CONNECT_SECONDS = 2.0
+# Engines send a heartbeat every 15 s.
+SILENT_SECONDS = 60.0
+_MAX_LINE_BYTES = 256 * 1024
 
 
 class Failure(StrEnum):
@@ -154,6 +158,13 @@ def _raise_expired(clock: _Clock) -> None:
     raise UpstreamError(clock.expired, "the time is over") from None
 
 
+class ProbeAnswer(NamedTuple):
+    """Of one small question."""
+
+    status: int
+    body: bytes
+
+
 class Upstream:
     """The session. Open it inside a running loop, close it when nothing is in flight."""
 
@@ -206,15 +217,33 @@ class Upstream:
         clock.is_waiting = False
         return Answer(response, clock)
 
-    async def get(
-        self, base_url: str, path: str, *, headers: Mapping[str, str], timeout_seconds: float
-    ) -> tuple[int, bytes]:
-        """One small question of our own; status and body. Raises OSError, TimeoutError or aiohttp.ClientError."""
+    async def get(self, base_url: str, path: str, *, headers: Mapping[str, str], timeout_seconds: float) -> ProbeAnswer:
+        """One small question of our own. Raises OSError, TimeoutError or aiohttp.ClientError."""
         timeout = aiohttp.ClientTimeout(total=timeout_seconds)
         async with self._session.get(
             self._url(base_url, path), headers=headers, timeout=timeout, allow_redirects=False
         ) as response:
-            return response.status, await response.read()
+            return ProbeAnswer(response.status, await response.read())
+
+    async def lines(self, base_url: str, path: str, *, headers: Mapping[str, str]) -> AsyncIterator[bytes | None]:
+        """The lines of an endless answer; None once if it is not that. Raises OSError or aiohttp.ClientError."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=PROBE_CONNECT_SECONDS, sock_read=SILENT_SECONDS)
+        async with self._session.get(
+            self._url(base_url, path),
+            headers=headers,
+            timeout=timeout,
+            allow_redirects=False,
+            read_bufsize=_MAX_LINE_BYTES,
+        ) as response:
+            if response.status != 200:
+                if response.status == 404:
+                    yield None
+                return
+            rest = b""
+            while chunk := await response.content.readany():
+                *whole, rest = (rest + chunk).split(b"\n")
+                for line in whole:
+                    yield line
 
     def _url(self, base_url: str, path: str) -> URL:
         # Parsing one takes longer than sending it; engines come and go, so the table is emptied when it has grown.
