@@ -57,8 +57,16 @@ class Circuit:
             self._probe_until = now + PROBE_SECONDS
 
     def succeeded(self, now: float) -> None:
-        """The engine answered a request or an active probe."""
+        """The engine answered a request."""
         self._failures = 0
+        self.probed(now)
+
+    def probed(self, now: float) -> None:
+        """The engine answered an active probe, which closes it too; failures of requests in between still count.
+
+        Probes come every second: if they counted as answers, an engine that breaks every request would get them all
+        as long as no three of them fall between two probes.
+        """
         if self._state is CircuitState.CLOSED:
             return
         # The answer to a request from before it opened says nothing new.

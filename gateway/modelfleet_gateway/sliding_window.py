@@ -64,10 +64,14 @@ class SlidingWindow:
         for use in self._uses:
             excess -= use.amount
             if excess <= 0:
-                return use.last_at + self.seconds - now
+                return self._left(use, now)
         return self.seconds
 
     def seconds_until_empty(self, now: float) -> float:
         """How long until all of it has left."""
         self.total(now)
-        return self._uses[-1].last_at + self.seconds - now if self._uses else 0.0
+        return self._left(self._uses[-1], now) if self._uses else 0.0
+
+    def _left(self, use: _Use, now: float) -> float:
+        # Never more than the window: who asks may have looked at the clock before the last use.
+        return min(self.seconds, use.last_at + self.seconds - now)

@@ -92,11 +92,20 @@ def test_a_probe_that_succeeds_closes_it_and_the_load_comes_back_over_ten_second
 def test_an_active_probe_that_succeeds_after_the_wait_closes_it_without_a_request() -> None:
     circuit = opened()
 
-    circuit.succeeded(0.9)
+    circuit.probed(0.9)
     assert not circuit.allows(0.9)
-    circuit.succeeded(1.0)
+    circuit.probed(1.0)
 
     assert circuit.state is CircuitState.CLOSED
+
+
+def test_active_probes_between_failed_requests_do_not_hide_them() -> None:
+    circuit = Circuit()
+    for now in (0.0, 1.0, 2.0):
+        circuit.probed(now)
+        circuit.failed(now)
+
+    assert circuit.state is CircuitState.OPEN
 
 
 def test_what_was_sent_before_it_opened_neither_closes_nor_prolongs_it() -> None:

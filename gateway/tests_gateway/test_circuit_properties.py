@@ -17,10 +17,13 @@ class Engine(RuleBasedStateMachine):
         self.now = 0.0
         self.failures_in_a_row = 0
 
+    def is_closed(self) -> bool:
+        return self.circuit.state is CircuitState.CLOSED
+
     @precondition(lambda self: self.circuit.allows(self.now))
     @rule()
     def send(self) -> None:
-        was_closed = self.circuit.state is CircuitState.CLOSED
+        was_closed = self.is_closed()
         self.circuit.began(self.now)
         assert self.circuit.allows(self.now) == was_closed
 
@@ -28,6 +31,13 @@ class Engine(RuleBasedStateMachine):
     def succeed(self) -> None:
         self.circuit.succeeded(self.now)
         self.failures_in_a_row = 0
+
+    @rule()
+    def probe(self) -> None:
+        was_closed = self.is_closed()
+        self.circuit.probed(self.now)
+        if self.is_closed() and not was_closed:
+            self.failures_in_a_row = 0
 
     @rule()
     def fail(self) -> None:
@@ -42,7 +52,7 @@ class Engine(RuleBasedStateMachine):
     def it_is_open_only_after_failures_and_never_for_ever(self) -> None:
         assert 0 < self.circuit.slow_start(self.now) <= 1
         assert self.circuit.allows(self.now + 30.0)
-        if self.circuit.state is CircuitState.CLOSED:
+        if self.is_closed():
             assert self.circuit.allows(self.now)
             assert self.failures_in_a_row < 3
 
