@@ -94,15 +94,17 @@ class Admission:
         output_tokens = float(body.output_tokens * body.choices) if generates else 0.0
         priority = tenant.priority(body.priority)
         session_header = pool.model.session_header
+        # Engines know their served name; a priority the tenant may not have is one they must not see.
+        sent_model = None if body.model is None else pool.model.served_name
+        sent_priority = None if body.priority is None else priority
+        asks_usage = generates and body.is_stream and not body.wants_usage and pool.has_foreign
         return Call(
             path=record.path,
             body=body,
-            # Engines know their served name; a priority the tenant may not have is one they must not see.
-            sent_body=rewritten(
-                body,
-                model=None if body.model is None else pool.model.served_name,
-                priority=None if body.priority is None else priority,
-            ),
+            sent_body=rewritten(body, model=sent_model, priority=sent_priority),
+            foreign_body=rewritten(body, model=sent_model, priority=sent_priority, includes_usage=True)
+            if asks_usage
+            else None,
             sent_headers=sent_headers(
                 headers,
                 request_id=record.request_id,

@@ -73,7 +73,7 @@ async def pass_on(call: Call, exchange: Exchange, grant: Grant, answer: Answer) 
 
 async def _pass_stream(call: Call, exchange: Exchange, grant: Grant, answer: Answer) -> web.StreamResponse | Retry:
     """Chunk by chunk, each in one write as it came; a stream that breaks ends with an error event."""
-    relay = SseRelay()
+    relay = SseRelay(takes_usage_chunk=call.takes_usage_chunk(grant.endpoint.uid))
     failure: UpstreamError | None = None
     try:
         await _relay(call, exchange, grant, answer, relay=relay)

@@ -43,6 +43,8 @@ class Call:
     body: RequestBody
     # As it is sent: perhaps with the engine's name of the model.
     sent_body: bytes
+    # To engines that do not speak our protocol; None: the same.
+    foreign_body: bytes | None
     sent_headers: Mapping[str, str]
     pool: ModelPool
     tenant: Tenant
@@ -54,14 +56,25 @@ class Call:
     wants_trace: bool
     used_tokens: int = 0
 
+    def takes_usage_chunk(self, uid: str) -> bool:
+        """Whether this engine is asked for its usage in a chunk that the client does not expect."""
+        state = self.pool.states.get(uid)
+        return self.foreign_body is not None and state is not None and state.is_foreign
+
+    def body_for(self, uid: str) -> bytes:
+        """What this engine is sent."""
+        foreign = self.foreign_body
+        return foreign if foreign is not None and self.takes_usage_chunk(uid) else self.sent_body
+
     def headers(self, *, key: str | None) -> dict[str, str]:
         """For one attempt: what is left of the time is only known now."""
         headers = dict(self.sent_headers)
         if key is not None:
             headers[protocol.HEADER_KEY] = key
         if self.has_client_deadline:
-            left_seconds = max(0.001, self.job.deadline - time.monotonic())
-            headers[protocol.HEADER_REQUEST_TIMEOUT] = f"{left_seconds:.3f}"
+            # Rounded down: never more than there is.
+            left_milliseconds = max(1, int((self.job.deadline - time.monotonic()) * 1000))
+            headers[protocol.HEADER_REQUEST_TIMEOUT] = f"{left_milliseconds / 1000:.3f}"
         return headers
 
 

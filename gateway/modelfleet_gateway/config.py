@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import orjson
 import yaml
 from modelfleet_api.base import ApiModel
 from modelfleet_api.names import MAX_NAME_LENGTH, NAME_PATTERN
@@ -17,6 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 from modelfleet_gateway.errors import ConfigError
 from modelfleet_gateway.fleet import Strategy
 
+# `strict=False` below: YAML knows lists and strings, which become tuples and enums.
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=MAX_NAME_LENGTH)]
 Namespace = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
@@ -46,10 +46,10 @@ class ModelConfig(ApiModel):
     name: Name
     namespace: Namespace = "default"
     served_name: str | None = Field(default=None, min_length=1, max_length=200)
-    strategy: Strategy = Strategy.AUTO
+    strategy: Strategy = Field(default=Strategy.AUTO, strict=False)
     session_header: HeaderName | None = None
     hold: HoldConfig = Field(default_factory=HoldConfig)
-    endpoints: tuple[EndpointConfig, ...] = Field(default=(), max_length=1024)
+    endpoints: tuple[EndpointConfig, ...] = Field(strict=False, default=(), max_length=1024)
 
 
 class TargetConfig(ApiModel):
@@ -63,8 +63,10 @@ class TargetConfig(ApiModel):
 class RouteConfig(ApiModel):
     """A name that stands for a model or a weighted split, for requests with all of `headers`."""
 
-    aliases: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(min_length=1, max_length=64)
-    targets: tuple[TargetConfig, ...] = Field(min_length=1, max_length=64)
+    aliases: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(
+        strict=False, min_length=1, max_length=64
+    )
+    targets: tuple[TargetConfig, ...] = Field(strict=False, min_length=1, max_length=64)
     headers: dict[HeaderName, Annotated[str, Field(max_length=1024)]] = Field(default_factory=dict, max_length=16)
 
     @model_validator(mode="after")
@@ -84,14 +86,18 @@ class LimitsConfig(ApiModel):
     priority: int = Field(default=0, ge=-(2**31) + 1, le=2**31 - 1)
     weight: int = Field(default=1, ge=1, le=10_000)
     salt: str = Field(default="", pattern=r"^[!-~]{0,256}$")
-    allowed_models: tuple[Annotated[str, Field(max_length=200)], ...] | None = Field(default=None, max_length=1024)
+    allowed_models: tuple[Annotated[str, Field(max_length=200)], ...] | None = Field(
+        strict=False, default=None, max_length=1024
+    )
 
 
 class TenantConfig(LimitsConfig):
     """Who may ask. `key_hashes` are SHA-256 of the keys, in hexadecimal: the keys themselves are nowhere."""
 
     name: str = Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=63)
-    key_hashes: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = Field(min_length=1, max_length=64)
+    key_hashes: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = Field(
+        strict=False, min_length=1, max_length=64
+    )
 
 
 class InternalConfig(ApiModel):
@@ -133,9 +139,9 @@ class GatewayConfig(ApiModel):
 
     listen: Listen = "0.0.0.0:8080"
     internal: InternalConfig = Field(default_factory=InternalConfig)
-    models: tuple[ModelConfig, ...] = Field(default=(), max_length=4096)
-    routes: tuple[RouteConfig, ...] = Field(default=(), max_length=4096)
-    tenants: tuple[TenantConfig, ...] = Field(default=(), max_length=4096)
+    models: tuple[ModelConfig, ...] = Field(strict=False, default=(), max_length=4096)
+    routes: tuple[RouteConfig, ...] = Field(strict=False, default=(), max_length=4096)
+    tenants: tuple[TenantConfig, ...] = Field(strict=False, default=(), max_length=4096)
     # Without it a request without a key is refused; with it such requests are one tenant with these limits.
     anonymous: LimitsConfig | None = None
     timeouts: TimeoutsConfig = Field(default_factory=TimeoutsConfig)
@@ -183,10 +189,7 @@ def parse_config(content: Any, *, origin: str) -> GatewayConfig:
     if not isinstance(content, dict):
         raise ConfigError(f"{origin}: must be a mapping of fields, given {type(content).__name__}")
     try:
-        # Through JSON, where a list is the only sequence there is: the strict types take no list for a tuple.
-        return GatewayConfig.model_validate_json(orjson.dumps(content))
-    except (TypeError, orjson.JSONEncodeError) as error:
-        raise ConfigError(f"{origin}: {error}") from error
+        return GatewayConfig.model_validate(content)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in problem["loc"])

@@ -218,8 +218,7 @@ class Dispatcher:
             pool.has_demand = has_waiting
             self.demand.bump()
         if has_waiting or pool.is_measuring_start:
-            now = time.monotonic()
-            pool.note_start(has_waiting=has_waiting, has_routable=bool(pool.routable(now)), now=now)
+            pool.note_start(has_waiting=has_waiting, now=time.monotonic())
         self._set_timer(pool)
 
     def _set_timer(self, pool: ModelPool) -> None:

@@ -68,7 +68,7 @@ class Exchange:
     def __init__(self, request: web.BaseRequest, *, request_id: str) -> None:
         self._request = request
         self._stream: web.StreamResponse | None = None
-        self.headers: dict[str, str] = {HEADER_REQUEST_ID: request_id}
+        self.headers: dict[str, str] = {HEADER_REQUEST_ID: request_id, "Server": "modelfleet"}
         # Of the answer, as the client sees it.
         self.status = 0
         # The gateway ends: nothing more on this connection.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from modelfleet_api.protocol import KvEvent, Load
 
-from modelfleet_gateway.circuit import Circuit
+from modelfleet_gateway.circuit import Circuit, CircuitState
 from modelfleet_gateway.fair_queue import FairQueue
 from modelfleet_gateway.fleet import Endpoint, Model
 from modelfleet_gateway.gateway_statistics import ModelStatistics
@@ -36,6 +36,8 @@ class EndpointState:
     is_ready: bool = False
     # It answered that it drains: true until it says otherwise or is gone.
     is_refusing: bool = False
+    # Speaks OpenAI's API, but not our protocol.
+    is_foreign: bool = False
     # Seen here, by counters that fell: beside those the source knows of.
     observed_restarts: int = 0
     probe_failures: int = 0
@@ -64,7 +66,7 @@ class ModelPool:
         self.statistics = ModelStatistics()
         # How many requests were sent on, for taking turns.
         self.cursor = 0
-        self.start_seconds = UNKNOWN_START_SECONDS
+        self._measured_start_seconds: float | None = None
         # As last told to those who listen for demand.
         self.has_demand = False
         # Since when somebody waits while no engine is routable.
@@ -85,6 +87,11 @@ class ModelPool:
             if endpoint.restarts != state.endpoint.restarts:
                 self.index.forget(uid)
             state.endpoint = endpoint
+
+    @property
+    def has_foreign(self) -> bool:
+        """Whether some engine does not speak our protocol."""
+        return any(state.is_foreign for state in self.states.values())
 
     def routable(self, now: float) -> list[EndpointState]:
         """Engines that new requests may go to, with or without room."""
@@ -124,15 +131,18 @@ class ModelPool:
         self.book.observed(uid, load, now)
         self.observe_ready(uid, is_ready=load.ready and not load.draining, now=now)
 
-    def observe_ready(self, uid: str, *, is_ready: bool, now: float) -> None:
+    def observe_ready(self, uid: str, *, is_ready: bool, now: float, is_foreign: bool = False) -> None:
         """The engine answered a probe: it takes requests, or not (yet, or no more)."""
         state = self.states.get(uid)
         if state is None:
             return
+        state.is_foreign = is_foreign
         state.probe_failures = 0
         state.is_ready = is_ready
         state.is_refusing = state.is_refusing and not is_ready
-        state.circuit.succeeded(now)
+        # Only one that is open hears of it: else a probe between two failures would make them look apart.
+        if state.circuit.state is not CircuitState.CLOSED:
+            state.circuit.succeeded(now)
 
     def observe_silence(self, uid: str, *, is_gone: bool) -> None:
         """A probe failed; `is_gone`: nobody listens there."""
@@ -152,15 +162,24 @@ class ModelPool:
         """Whether somebody waited for an engine when it was last looked at."""
         return self._waiting_since is not None
 
-    def note_start(self, *, has_waiting: bool, has_routable: bool, now: float) -> None:
-        """Measures how long the first of those who wait waits for an engine to come: the start as clients see it."""
-        if has_waiting and not has_routable:
+    @property
+    def start_seconds(self) -> float:
+        """How long a start takes, as clients who wait for it see it."""
+        measured = self._measured_start_seconds
+        return UNKNOWN_START_SECONDS if measured is None else measured
+
+    def note_start(self, *, has_waiting: bool, now: float) -> None:
+        """Measures how long the first of those who wait waits until an engine is ready."""
+        is_ready = any(state.is_ready for state in self.states.values())
+        if has_waiting and not is_ready:
             if self._waiting_since is None:
                 self._waiting_since = now
         elif self._waiting_since is not None:
-            if has_routable:
+            if is_ready:
+                waited = now - self._waiting_since
+                before = self._measured_start_seconds
                 # The newest start counts half: images get cached, models change.
-                self.start_seconds = (self.start_seconds + now - self._waiting_since) / 2
+                self._measured_start_seconds = waited if before is None else (before + waited) / 2
             self._waiting_since = None
 
     def retry_after_seconds(self, now: float, *, has_routable: bool) -> float:

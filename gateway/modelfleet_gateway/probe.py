@@ -115,7 +115,7 @@ class Probes:
             status, body = await self._ask(endpoint, "/load")
             if status == 404:
                 status, _ = await self._ask(endpoint, "/health")
-                pool.observe_ready(endpoint.uid, is_ready=status == 200, now=time.monotonic())
+                pool.observe_ready(endpoint.uid, is_ready=status == 200, now=time.monotonic(), is_foreign=True)
             elif status == 200:
                 pool.observe_load(endpoint.uid, Load.model_validate_json(body), time.monotonic())
             else:

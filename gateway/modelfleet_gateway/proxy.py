@@ -95,7 +95,7 @@ class Proxy:
             answer = await self._upstream.post(
                 grant.endpoint.base_url,
                 call.path,
-                body=call.sent_body,
+                body=call.body_for(grant.endpoint.uid),
                 headers=call.headers(key=self._key.shown),
                 deadline=call.job.deadline,
             )

@@ -58,14 +58,29 @@ def parse_request_body(raw: bytes) -> RequestBody:
     )
 
 
-def rewritten(body: RequestBody, *, model: str | None, priority: int | None) -> bytes:
-    """The bytes to send on: what came, or the same object under the engine's name and the priority allowed."""
+def rewritten(body: RequestBody, *, model: str | None, priority: int | None, includes_usage: bool = False) -> bytes:
+    """The bytes to send on: what came, or the same object under the engine's name and the priority allowed.
+
+    `includes_usage`: with OpenAI's way to ask for a stream's usage, for engines that know no other.
+
+    Raises:
+        GatewayError: 400, it cannot be written.
+    """
     changes: dict[str, Any] = {}
     if model is not None and model != body.model:
         changes["model"] = model
     if priority is not None and priority != body.priority:
         changes["priority"] = priority
-    return orjson.dumps({**body.fields, **changes}) if changes else body.raw
+    if includes_usage:
+        options = body.fields.get("stream_options")
+        changes["stream_options"] = {**(options if isinstance(options, dict) else {}), "include_usage": True}
+    if not changes:
+        return body.raw
+    try:
+        return orjson.dumps({**body.fields, **changes})
+    except orjson.JSONEncodeError:
+        # What can be read can be written, but for depth: orjson reads 1024 levels and writes 254.
+        raise GatewayError(400, "The request body is nested too deep.", "invalid_json") from None
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str | None:

@@ -82,6 +82,11 @@ class Gateway:
         self.internal_port = 0
         self._tasks: list[asyncio.Task[None]] = []
 
+    @property
+    def connections(self) -> int:
+        """Open ones of clients."""
+        return self._listeners[0].connections
+
     async def start(self) -> None:
         """Takes the first snapshot, begins to probe and listens. Raises ConfigError or OSError."""
         self.key.refresh()

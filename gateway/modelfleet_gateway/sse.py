@@ -17,6 +17,7 @@ MAX_HELD_BYTES = 1024 * 1024
 _USAGE = USAGE_COMMENT_PREFIX.encode()
 # At the beginning of a line only: inside an event's JSON the same words are somebody's text.
 _END = re.compile(rb'(?:\A|[\r\n])(?:data: ?\[DONE\]|event: ?error\b|data: ?\{\s*"error"\s*:)')
+_USAGE_MEMBER = re.compile(rb'"usage" ?: ?\{')
 # Two line ends in a row; each may be LF, CRLF or CR, and CRLF is one.
 _BOUNDARY = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 
@@ -28,10 +29,12 @@ class SseRelay:
     `is_ended`: the engine itself ended the answer, with [DONE] or an error event. One that stops without is broken.
     """
 
-    __slots__ = ("_held", "events", "has_passed", "is_ended", "usage")
+    __slots__ = ("_held", "_takes_usage_chunk", "events", "has_passed", "is_ended", "usage")
 
-    def __init__(self) -> None:
+    def __init__(self, *, takes_usage_chunk: bool = False) -> None:
+        """`takes_usage_chunk`: the gateway asked for OpenAI's last chunk with the usage, the client did not."""
         self._held = b""
+        self._takes_usage_chunk = takes_usage_chunk
         self.usage: dict[str, Any] | None = None
         self.events = 0
         self.has_passed = False
@@ -68,6 +71,8 @@ class SseRelay:
     def _pass(self, data: bytes) -> bytes:
         if _USAGE in data:
             data = self._without_usage(data)
+        elif self._takes_usage_chunk and _USAGE_MEMBER.search(data) is not None:
+            data = self._without_usage_chunk(data)
         # Three searches for words cost less than one for the pattern, which nearly no chunk needs.
         if (b"[DONE]" in data or b'"error"' in data or b"event:" in data) and _END.search(data) is not None:
             self.is_ended = True
@@ -94,6 +99,23 @@ class SseRelay:
             kept.append(data[position:start])
             position = end
         kept.append(data[position:])
+        return b"".join(kept)
+
+    def _without_usage_chunk(self, data: bytes) -> bytes:
+        """Takes out the event that has a usage and no choices; others may have both, or a usage of null."""
+        kept = []
+        position = 0
+        for match in [*_BOUNDARY.finditer(data), None]:
+            end = len(data) if match is None else match.end()
+            event, position = data[position:end], end
+            try:
+                chunk = orjson.loads(event.strip().removeprefix(b"data:"))
+            except orjson.JSONDecodeError:
+                chunk = None
+            if isinstance(chunk, dict) and chunk.get("choices") == [] and isinstance(chunk.get("usage"), dict):
+                self.usage = chunk["usage"]
+            else:
+                kept.append(event)
         return b"".join(kept)
 
     def _read_usage(self, text: bytes) -> None:

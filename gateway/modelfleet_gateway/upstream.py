@@ -86,6 +86,14 @@ class _Clock:
         self.expired = Failure.FIRST_BYTE_TIMEOUT if self.last_byte is None else Failure.IDLE_TIMEOUT
         self._task.cancel()
 
+    def note_byte(self) -> None:
+        """Something came. The limit only moves away from then on, but for the first time."""
+        is_first = self.last_byte is None
+        self.last_byte = time.monotonic()
+        if is_first:
+            self._timer.cancel()
+            self._timer = self._loop.call_later(self._limit() - self.last_byte, self._check)
+
     def stop(self) -> None:
         self._timer.cancel()
 
@@ -129,7 +137,7 @@ class Answer:
             raise
         finally:
             clock.is_waiting = False
-        clock.last_byte = time.monotonic()
+        clock.note_byte()
         return chunk
 
     async def read_all(self, *, limit_bytes: int) -> bytes:
