@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
+from collections.abc import Mapping
 
 from modelfleet_gateway.errors import GatewayError
 from modelfleet_gateway.fleet_source import Snapshot, TenantSpec
-from modelfleet_gateway.quota import TenantQuota
+from modelfleet_gateway.quota import DayUse, TenantQuota
 
 # A key's digest is looked up by its first bytes; they tell nothing of a key, whoever measures the time it takes.
 _PREFIX_BYTES = 8
@@ -65,6 +66,16 @@ class Tenants:
     def weights(self) -> dict[str, int]:
         """Each tenant's share of a model that has too little room."""
         return {name: tenant.spec.limits.weight for name, tenant in self._by_name.items()}
+
+    def checkpoint(self) -> dict[str, DayUse]:
+        """What each tenant has used today."""
+        return {name: tenant.quota.checkpoint() for name, tenant in self._by_name.items()}
+
+    def restore(self, saved: Mapping[str, DayUse]) -> None:
+        """Takes in what was written down; tenants that are gone are forgotten."""
+        for name, use in saved.items():
+            if name in self._by_name:
+                self._by_name[name].quota.restore(use)
 
     def identify(self, authorization: str | None) -> Tenant:
         """The tenant of an Authorization header.

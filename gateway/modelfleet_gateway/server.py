@@ -23,6 +23,7 @@ from modelfleet_gateway.logs import log_event
 from modelfleet_gateway.metrics import Metrics
 from modelfleet_gateway.probe import Probes
 from modelfleet_gateway.proxy import Proxy
+from modelfleet_gateway.quota_state import QuotaState
 from modelfleet_gateway.upstream import Upstream
 
 # How long clients of cut requests may take to be told.
@@ -40,6 +41,7 @@ class Gateway:
         self.key = InternalKey(config.internal.key_file)
         self.dispatcher = Dispatcher(statistics=statistics, draws=draws)
         self.tenants = Tenants()
+        self._quota_state = QuotaState(config.state_file, self.tenants)
         self._access_log = AccessLog()
         self._upstream = Upstream(config.timeouts)
         self._probes = Probes(
@@ -91,6 +93,8 @@ class Gateway:
         """Takes the first snapshot, begins to probe and listens. Raises ConfigError or OSError."""
         self.key.refresh()
         self._take(self._source.current)
+        self._quota_state.load()
+        self._spawn(self._quota_state.run())
         self._source.subscribe(self._take)
         self._spawn(self._source.run())
         public, internal = self._listeners
@@ -127,6 +131,7 @@ class Gateway:
         for listener in self._listeners:
             await listener.close()
         await self._upstream.close()
+        self._quota_state.save()
         self._access_log.flush()
 
     def _take(self, snapshot: Snapshot) -> None:

@@ -9,7 +9,7 @@ from tests_gateway.mock_engine import MockEngine
 from tests_gateway.serving import CHAT, serving, until
 
 REQUESTS = 10_000
-AT_ONCE = 50
+AT_ONCE = 250
 _GOOD = (
     b"POST " + CHAT.encode() + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
     b'Content-Length: 58\r\n\r\n{"model":"chat.default","messages":[{"role":"user"}],"n":1}'
@@ -38,15 +38,13 @@ def _malformed(draws: random.Random) -> bytes:
 
 
 async def _ask(port: int, data: bytes) -> bytes:
-    """Sends it, says that nothing follows, and reads what comes."""
+    """Sends it and reads what comes first; an incomplete request is waited for by the gateway, not by us."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(data)
-        await writer.drain()
-        writer.write_eof()
-        async with asyncio.timeout(10):
-            return await reader.read()
-    except ConnectionError:
+        async with asyncio.timeout(1):
+            return await reader.read(65536)
+    except (ConnectionError, TimeoutError):
         return b""
     finally:
         writer.close()
@@ -55,7 +53,7 @@ async def _ask(port: int, data: bytes) -> bytes:
 async def test_ten_thousand_malformed_requests_crash_nothing_and_leave_nothing_behind() -> None:
     draws = random.Random(5)
     statuses: set[int] = set()
-    async with serving(MockEngine(max_num_seqs=1000), timeouts={"bodySeconds": 0.2, "headerSeconds": 0.3}) as gateway:
+    async with serving(MockEngine(max_num_seqs=1000), timeouts={"bodySeconds": 0.2, "headerSeconds": 0.2}) as gateway:
         for _ in range(REQUESTS // AT_ONCE):
             answers = await asyncio.gather(*[_ask(gateway.gateway.port, _malformed(draws)) for _ in range(AT_ONCE)])
             statuses.update(int(answer[9:12]) for answer in answers if answer)

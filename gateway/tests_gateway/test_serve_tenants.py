@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -130,6 +131,22 @@ async def test_a_key_is_rotated_without_a_restart() -> None:
         # The quota is the tenant's, whatever its keys: two of three are used.
         assert await _status(gateway.post(headers=_key("b"))) == 200
         assert await _status(gateway.post(headers=_key("b"))) == 429
+
+
+async def test_the_tokens_of_the_day_outlive_a_restart(tmp_path: Path) -> None:
+    tenants = [_tenant("a", tokensPerDay=300)]
+    settings: dict[str, Any] = {"anonymous": None, "tenants": tenants, "stateFile": str(tmp_path / "state.json")}
+    async with serving(MockEngine(), **settings) as gateway:
+        assert await _status(gateway.post(headers=_key("a"), max_tokens=200)) == 200
+    async with serving(MockEngine(), **settings) as gateway:
+        async with gateway.post(headers=_key("a"), max_tokens=288) as response:
+            assert response.status == 429
+            assert (await response.json())["error"]["code"] == "insufficient_quota"
+        # Ten were used, by the engine's word; these fit.
+        assert await _status(gateway.post(headers=_key("a"), max_tokens=200)) == 200
+    (tmp_path / "state.json").write_text("{broken")
+    async with serving(MockEngine(), **settings) as gateway:
+        assert await _status(gateway.post(headers=_key("a"), max_tokens=200)) == 200
 
 
 async def test_the_tenants_salt_reaches_the_engine_and_the_hashes() -> None:
