@@ -14,6 +14,7 @@ from pydantic import AwareDatetime, BeforeValidator, Field, JsonValue
 from modelfleet_api.base import ApiModel
 
 Label = Annotated[str, Field(max_length=253)]
+Namespace = Annotated[str, Field(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
 # Kubernetes' quantity syntax without the minus sign. `[.]` and not `\.`: the same text serves RE2, Rust and Python.
 QUANTITY_PATTERN = r"^[+]?([0-9]+([.][0-9]*)?|[.][0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][-+]?[0-9]+)?$"
 Quantity = Annotated[

@@ -1,4 +1,4 @@
-"""From pydantic types to the CustomResourceDefinition of `LLMDeployment`, as a plain dict.
+"""From pydantic types to the CustomResourceDefinitions of our kinds, as plain dicts.
 
 PURE: writes nothing. pydantic's JSON schema is no legal CRD schema; `structural` rewrites what the API server refuses
 or alters ($defs, anyOf with null, const, titles, additionalProperties: false) and keeps bounds, defaults and the
@@ -7,26 +7,16 @@ or alters ($defs, anyOf with null, const, titles, additionalProperties: false) a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, NoDefault
 
 from modelfleet_api import names, rules
-from modelfleet_api.llmdeployment import LLMDeploymentSpec
-from modelfleet_api.status import LLMDeploymentStatus
+from modelfleet_api.crd_kinds import KINDS, LLM_DEPLOYMENT, Kind
 
 Schema = dict[str, Any]
-
-PRINTER_COLUMNS: tuple[Schema, ...] = (
-    {"name": "Model", "type": "string", "jsonPath": ".spec.model.source"},
-    {"name": "Desired", "type": "integer", "jsonPath": ".status.desiredReplicas"},
-    {"name": "Ready", "type": "integer", "jsonPath": ".status.readyReplicas"},
-    {"name": "Reason", "type": "string", "jsonPath": '.status.conditions[?(@.type=="Ready")].reason'},
-    {"name": "URL", "type": "string", "jsonPath": ".status.url"},
-    {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
-)
 
 # A structural schema may say these of a node; whatever else pydantic emits is an error here, not a surprise there.
 _KEPT = (
@@ -120,8 +110,8 @@ def _int_or_string(node: Mapping[str, Any]) -> Schema:
     return result
 
 
-def _with_rules(spec: Schema) -> Schema:
-    for rule in rules.SPEC_RULES:
+def _with_rules(spec: Schema, spec_rules: Iterable[rules.Rule]) -> Schema:
+    for rule in spec_rules:
         node = spec
         for key in rule.path:
             node = node["properties"][key]
@@ -129,49 +119,49 @@ def _with_rules(spec: Schema) -> Schema:
     return spec
 
 
-def open_api_schema() -> Schema:
-    """The schema of a whole LLMDeployment object, with every CEL rule in its place."""
-    return {
+def open_api_schema(kind: Kind = LLM_DEPLOYMENT) -> Schema:
+    """The schema of a whole object, with every CEL rule in its place."""
+    schema: Schema = {
         "type": "object",
-        "description": "A fleet of inference engines that serve one model behind one URL.",
+        "description": kind.description,
         "required": ["spec"],
-        "x-kubernetes-validations": [{"rule": rules.NAME_CEL, "message": rules.NAME_MESSAGE}],
         "properties": {
             "apiVersion": {"type": "string"},
             "kind": {"type": "string"},
             "metadata": {"type": "object"},
-            "spec": _with_rules(structural(LLMDeploymentSpec)),
-            "status": structural(LLMDeploymentStatus),
+            "spec": _with_rules(structural(kind.spec), kind.spec_rules),
         },
     }
+    if kind.name_rule is not None:
+        cel, message = kind.name_rule
+        schema["x-kubernetes-validations"] = [{"rule": cel, "message": message}]
+    if kind.status is not None:
+        schema["properties"]["status"] = structural(kind.status)
+    return schema
 
 
-def crd_spec() -> Schema:
-    """`spec` of the CustomResourceDefinition: one storage version, the status and scale subresources."""
-    version = {
+def crd_spec(kind: Kind = LLM_DEPLOYMENT) -> Schema:
+    """`spec` of the CustomResourceDefinition: one storage version, and the kind's subresources."""
+    version: Schema = {
         "name": names.VERSION,
         "served": True,
         "storage": True,
-        "schema": {"openAPIV3Schema": open_api_schema()},
-        "additionalPrinterColumns": list(PRINTER_COLUMNS),
-        "subresources": {
-            "status": {},
-            "scale": {
-                "specReplicasPath": ".spec.replicas",
-                "statusReplicasPath": ".status.replicas",
-                "labelSelectorPath": ".status.selector",
-            },
-        },
+        "schema": {"openAPIV3Schema": open_api_schema(kind)},
+        "additionalPrinterColumns": [
+            {"name": column.name, "type": column.type, "jsonPath": column.json_path} for column in kind.columns
+        ],
     }
+    if kind.subresources:
+        version["subresources"] = dict(kind.subresources)
     return {
         "group": names.GROUP,
-        "scope": "Namespaced",
+        "scope": "Namespaced" if kind.is_namespaced else "Cluster",
         "names": {
-            "kind": names.KIND,
-            "listKind": f"{names.KIND}List",
-            "plural": names.PLURAL,
-            "singular": names.SINGULAR,
-            "shortNames": [names.SHORT_NAME],
+            "kind": kind.name,
+            "listKind": f"{kind.name}List",
+            "plural": kind.plural,
+            "singular": kind.singular,
+            "shortNames": list(kind.short_names),
             # Not in `all`: `kubectl delete all --all` would take models with it.
             "categories": ["modelfleet"],
         },
@@ -179,11 +169,16 @@ def crd_spec() -> Schema:
     }
 
 
-def crd() -> Schema:
+def crd(kind: Kind = LLM_DEPLOYMENT) -> Schema:
     """The whole CustomResourceDefinition."""
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{names.PLURAL}.{names.GROUP}"},
-        "spec": crd_spec(),
+        "metadata": {"name": kind.definition_name},
+        "spec": crd_spec(kind),
     }
+
+
+def crds() -> list[Schema]:
+    """Those of all kinds."""
+    return [crd(kind) for kind in KINDS]

@@ -1,4 +1,4 @@
-"""`python -m modelfleet_api.generate [--check]`: writes the CRD and the chart's copy, or says that they are stale.
+"""`python -m modelfleet_api.generate [--check]`: writes the CRDs and the chart's copies, or says that they are stale.
 
 Must not decide anything about the schema: that is `crd_schema`. Works on the source tree that it lies in.
 """
@@ -15,11 +15,10 @@ from typing import Any
 import yaml
 
 from modelfleet_api import names
+from modelfleet_api.crd_kinds import KINDS, LLM_DEPLOYMENT, Kind
 from modelfleet_api.crd_schema import crd, crd_spec
 
 ROOT = Path(__file__).resolve().parents[2]
-CRD_PATH = Path("crds") / f"{names.GROUP}_{names.PLURAL}.yaml"
-CHART_PATH = Path("helm") / "modelfleet" / "templates" / "crds" / f"{names.PLURAL}.yaml"
 HEADER = "Generated from modelfleet_api by `make generate`; edit the types, not this file."
 
 _CHART_TEMPLATE = """\
@@ -33,20 +32,35 @@ metadata:
     {{{{- include "modelfleet.labels" . | nindent 4 }}}}
   {{{{- if .Values.crds.keep }}}}
   annotations:
-    # Deleting the CRD deletes every LLMDeployment: `helm uninstall` leaves it.
+    # Deleting the CRD deletes every {kind}: `helm uninstall` leaves it.
     helm.sh/resource-policy: keep
   {{{{- end }}}}
 {spec}{{{{- end }}}}
 """
 
 
+def crd_path(kind: Kind = LLM_DEPLOYMENT) -> Path:
+    """Where the CRD of a kind is in the repository."""
+    return Path("crds") / f"{names.GROUP}_{kind.plural}.yaml"
+
+
+def chart_path(kind: Kind = LLM_DEPLOYMENT) -> Path:
+    """Where the chart's template of it is."""
+    return Path("helm") / "modelfleet" / "templates" / "crds" / f"{kind.plural}.yaml"
+
+
 def rendered() -> dict[Path, str]:
     """What each generated file must hold, by its path in the repository."""
-    spec = _yaml({"spec": crd_spec()})
-    if "{{" in spec:
-        raise ValueError("the CRD holds '{{', which Helm would take for a template")
-    chart = _CHART_TEMPLATE.format(header=HEADER, name=f"{names.PLURAL}.{names.GROUP}", spec=spec)
-    return {CRD_PATH: f"# {HEADER}\n{_yaml(crd())}", CHART_PATH: chart}
+    files: dict[Path, str] = {}
+    for kind in KINDS:
+        spec = _yaml({"spec": crd_spec(kind)})
+        if "{{" in spec:
+            raise ValueError(f"the CRD of {kind.name} holds '{{{{', which Helm would take for a template")
+        files[crd_path(kind)] = f"# {HEADER}\n{_yaml(crd(kind))}"
+        files[chart_path(kind)] = _CHART_TEMPLATE.format(
+            header=HEADER, name=kind.definition_name, kind=kind.name, spec=spec
+        )
+    return files
 
 
 def _yaml(value: Mapping[str, Any]) -> str:

@@ -12,6 +12,10 @@ KIND = "LLMDeployment"
 PLURAL = "llmdeployments"
 SINGULAR = "llmdeployment"
 SHORT_NAME = "llm"
+ROUTE_KIND = "ModelRoute"
+ROUTE_PLURAL = "modelroutes"
+TENANT_KIND = "Tenant"
+TENANT_PLURAL = "tenants"
 
 FIELD_MANAGER = "modelfleet-operator"
 

@@ -1,4 +1,4 @@
-"""The cross-field rules of `LLMDeployment`, each once as CEL and once as a Python predicate, with one message.
+"""The cross-field rules of all kinds, each once as CEL and once as a Python predicate, with one message.
 
 PURE: predicates see the manifest form (camelCase dicts) of a spec whose single fields are already valid.
 """
@@ -6,7 +6,7 @@ PURE: predicates see the manifest form (camelCase dicts) of a spec whose single 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,6 +119,43 @@ SPEC_RULES: tuple[Rule, ...] = (
 )
 
 
+def _route_is_whole(spec: Manifest) -> bool:
+    return ("targets" in spec) == ("aliases" in spec or "match" in spec)
+
+
+def _route_does_something(spec: Manifest) -> bool:
+    return "targets" in spec or "grants" in spec
+
+
+def _route_leads_somewhere(spec: Manifest) -> bool:
+    return "targets" not in spec or any(target["weight"] > 0 for target in spec["targets"])
+
+
+ROUTE_RULES: tuple[Rule, ...] = (
+    Rule(
+        name="route-is-whole",
+        path=(),
+        cel="has(self.targets) == (has(self.aliases) || has(self.match))",
+        message="targets need aliases or match, and aliases and match need targets",
+        holds=_route_is_whole,
+    ),
+    Rule(
+        name="route-does-something",
+        path=(),
+        cel="has(self.targets) || has(self.grants)",
+        message="a ModelRoute has targets or grants",
+        holds=_route_does_something,
+    ),
+    Rule(
+        name="route-leads-somewhere",
+        path=(),
+        cel="!has(self.targets) || self.targets.exists(t, t.weight > 0)",
+        message="at least one of targets needs a weight above 0",
+        holds=_route_leads_somewhere,
+    ),
+)
+
+
 def name_is_valid(name: str) -> bool:
     """The rule on metadata.name: it becomes a Service name and a prefix."""
     return len(name) <= names.MAX_NAME_LENGTH and re.fullmatch(names.NAME_PATTERN, name) is not None
@@ -128,9 +165,23 @@ NAME_CEL = f"self.metadata.name.size() <= {names.MAX_NAME_LENGTH} && self.metada
 NAME_MESSAGE = f"metadata.name must match {names.NAME_PATTERN} and have at most {names.MAX_NAME_LENGTH} characters"
 
 
+TENANT_NAME_CEL = "self.metadata.name.size() <= 63 && self.metadata.name != 'anonymous'"
+TENANT_NAME_MESSAGE = "metadata.name of a Tenant has at most 63 characters and is not anonymous: who has no key is that"
+
+
+def tenant_name_is_valid(name: str) -> bool:
+    """The rule on a Tenant's metadata.name: it is a label of metrics."""
+    return len(name) <= 63 and name != "anonymous"
+
+
 def check_spec(spec: Manifest) -> None:
-    """Raises ValueError with the message of the first rule that the spec breaks."""
-    for rule in SPEC_RULES:
+    """Raises ValueError with the message of the first rule that the spec of an LLMDeployment breaks."""
+    check(SPEC_RULES, spec)
+
+
+def check(rules: Iterable[Rule], spec: Manifest) -> None:
+    """Raises ValueError with the message of the first of these rules that the spec breaks."""
+    for rule in rules:
         part: Any = spec
         for key in rule.path:
             part = part.get(key) if isinstance(part, Mapping) else None

@@ -11,6 +11,7 @@ import yaml
 from modelfleet_api import generate
 from modelfleet_api.base import ApiModel
 from modelfleet_api.core_types import OpaqueObject, Quantity
+from modelfleet_api.crd_kinds import KINDS, Kind
 from modelfleet_api.crd_schema import open_api_schema, structural
 from modelfleet_api.llmdeployment import MaxModelLen, parse_manifest
 from pydantic import Field
@@ -99,9 +100,10 @@ def test_what_a_crd_cannot_say_is_an_error_and_not_dropped() -> None:
         structural(Broken)
 
 
-def test_every_string_list_and_map_of_the_spec_is_bounded() -> None:
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_every_string_list_and_map_of_the_spec_is_bounded(kind: Kind) -> None:
     unbounded = []
-    for node in nodes(open_api_schema()["properties"]["spec"]):
+    for node in nodes(open_api_schema(kind)["properties"]["spec"]):
         kind = node.get("type")
         if kind == "string" and not {"maxLength", "enum", "format"} & node.keys():
             unbounded.append(node)
@@ -112,8 +114,9 @@ def test_every_string_list_and_map_of_the_spec_is_bounded() -> None:
     assert unbounded == []
 
 
-def test_the_spec_has_no_floats() -> None:
-    assert [node for node in nodes(open_api_schema()) if node.get("type") == "number"] == []
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_the_spec_has_no_floats(kind: Kind) -> None:
+    assert [node for node in nodes(open_api_schema(kind)) if node.get("type") == "number"] == []
 
 
 def test_the_generated_files_are_the_committed_ones() -> None:
@@ -122,7 +125,7 @@ def test_the_generated_files_are_the_committed_ones() -> None:
 
 def test_check_says_what_is_stale_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     generate.main(["--root", str(tmp_path)])
-    target = tmp_path / generate.CRD_PATH
+    target = tmp_path / generate.crd_path()
     edited = target.read_text(encoding="utf-8").replace("- llm\n", "- llms\n")
     target.write_text(edited, encoding="utf-8")
     capsys.readouterr()

@@ -22,6 +22,7 @@ from tests_helm.rendering import CHART, ROOT, helm
 pytestmark = pytest.mark.apiserver
 
 CRD = "crd/llmdeployments.modelfleet.dev"
+OTHER_CRDS = ("crd/modelroutes.modelfleet.dev", "crd/tenants.modelfleet.dev")
 RELEASE = ("modelfleet", "--namespace=modelfleet-system")
 
 
@@ -34,10 +35,10 @@ def own_server() -> Iterator[ApiServer]:
 
 @pytest.fixture
 def server(own_server: ApiServer) -> Iterator[ApiServer]:
-    """That server without the release and the CRD."""
+    """That server without the release and the CRDs."""
     yield own_server
     release(own_server, "uninstall", "--ignore-not-found")
-    kubectl(own_server, "delete", CRD, "--ignore-not-found", "--timeout=20s")
+    kubectl(own_server, "delete", "crd", "--all", "--timeout=20s")
 
 
 def kubectl(server: ApiServer, *arguments: str) -> str:
@@ -106,7 +107,7 @@ def test_without_keep_the_crd_goes_with_the_release_and_the_notes_warn_of_it(ser
 
     release(server, "uninstall")
 
-    kubectl(server, "wait", "--for=delete", "--timeout=20s", CRD)
+    kubectl(server, "wait", "--for=delete", "--timeout=20s", CRD, *OTHER_CRDS)
     assert kubectl(server, "get", "crd", "-o", "name") == ""
 
 
