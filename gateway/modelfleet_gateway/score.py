@@ -8,13 +8,12 @@ records what it did with the choice.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import xxhash
 
-from modelfleet_gateway.fleet import Endpoint, Strategy
-from modelfleet_gateway.work import PodBook
+from modelfleet_gateway.fleet import Strategy
 
 # One block of the prefix index in tokens: 1,024 characters of about four.
 BLOCK_TOKENS = 256.0
@@ -57,35 +56,6 @@ class Choice(NamedTuple):
 
 
 NO_ROOM = Choice(None, "no-room", ())
-
-
-def candidates_of(
-    endpoints: Iterable[Endpoint],
-    *,
-    matches: Mapping[str, int],
-    book: PodBook,
-    slow_starts: Mapping[str, float],
-    now: float,
-) -> list[Candidate]:
-    """The candidates that these endpoints are, in their order; what a map does not name is 0 blocks, a full start."""
-    # Not by the class: that is a Python call more per pod, of some 15 us for 64.
-    new = tuple.__new__
-    candidates = []
-    for endpoint in endpoints:
-        uid = endpoint.uid
-        in_flight, work_tokens, kv_usage, max_in_flight, _, _ = book.view(uid, now)
-        values = (
-            uid,
-            matches.get(uid, 0),
-            in_flight,
-            max_in_flight,
-            work_tokens,
-            kv_usage,
-            endpoint.weight,
-            slow_starts.get(uid, 1.0),
-        )
-        candidates.append(new(Candidate, values))
-    return candidates
 
 
 def choose(
