@@ -7,6 +7,7 @@ resolves the futures of those who may go. Must not know HTTP.
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import random
 import time
@@ -79,7 +80,7 @@ class Dispatcher:
             pool.model = model
             pool.update_endpoints(by_model.get(model.id, ()))
             if model.is_suspended:
-                self._refuse_all(pool, lambda model=model: refusals.suspended(model))
+                self._refuse_all(pool, functools.partial(refusals.suspended, model))
             self.pump(pool)
         self.endpoints.bump()
 

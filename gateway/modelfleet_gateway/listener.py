@@ -58,7 +58,7 @@ class _Server(web.Server):
         self._settings = settings
 
     def __call__(self) -> web.RequestHandler:
-        connection = _Connection(self, loop=asyncio.get_running_loop(), access_log=None, **self._settings)
+        connection = _Connection(self, loop=asyncio.get_running_loop(), **self._settings)
         connection.header_seconds = self._header_seconds
         return connection
 
@@ -75,6 +75,7 @@ class Listener:
             max_field_size=bounds.header_bytes,
             max_headers=bounds.headers,
             lingering_time=LINGERING_SECONDS,
+            access_log=None,
         )
         self._socket: asyncio.Server | None = None
 

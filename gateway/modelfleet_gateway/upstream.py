@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import io
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from enum import StrEnum
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -233,7 +233,9 @@ class Upstream:
         ) as response:
             return ProbeAnswer(response.status, await response.read())
 
-    async def lines(self, base_url: str, path: str, *, headers: Mapping[str, str]) -> AsyncIterator[bytes | None]:
+    async def lines(
+        self, base_url: str, path: str, *, headers: Mapping[str, str]
+    ) -> AsyncGenerator[bytes | None, None]:
         """The lines of an endless answer; None once if it is not that. Raises OSError or aiohttp.ClientError."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=PROBE_CONNECT_SECONDS, sock_read=SILENT_SECONDS)
         async with self._session.get(

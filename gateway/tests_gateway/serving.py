@@ -22,7 +22,7 @@ from tests_gateway.mock_engine import MockEngine, mock_engine
 
 CHAT = "/v1/chat/completions"
 MODEL = ModelId(namespace="default", name="chat")
-MESSAGES = [{"role": "user", "content": "Tell me a story."}]
+MESSAGES: Any = [{"role": "user", "content": "Tell me a story."}]
 
 
 def key_hash(key: str) -> str:

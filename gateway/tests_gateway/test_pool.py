@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from modelfleet_api.protocol import HistogramSnapshot, KvEvent, Load, LoadCounters
 from modelfleet_gateway.circuit import CircuitState
@@ -38,12 +39,12 @@ def _pool(*uids: str) -> ModelPool:
     return pool
 
 
-def _job(**fields: object) -> Job:
-    values: dict[str, object] = {
+def _job(**fields: Any) -> Job:
+    values: dict[str, Any] = {
         "model": _ID, "tenant": "t", "priority": 0, "arrived": 0.0, "deadline": 100.0,
         "prompt_tokens": 100.0, "output_tokens": 10.0, "id": "1",
     }  # fmt: skip
-    return Job(**{**values, **fields})  # type: ignore[arg-type]
+    return Job(**{**values, **fields})
 
 
 def _routable(pool: ModelPool, now: float) -> list[str]:

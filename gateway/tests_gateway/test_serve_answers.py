@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from typing import Any
 
 import openai
 import orjson
@@ -202,7 +203,7 @@ async def test_five_hundred_kilobytes_and_more_reach_the_engine_whole() -> None:
     assert engine.received[0].body["messages"] == messages
 
 
-async def _read(context: object) -> bytes:
-    async with context as response:  # type: ignore[attr-defined]
+async def _read(context: Any) -> bytes:
+    async with context as response:
         body: bytes = await response.read()
         return body

@@ -13,8 +13,8 @@ import openai
 from tests_gateway.engine_process import EngineProcess, engine_process
 from tests_gateway.serving import Served, config_of, key_hash, served, until
 
-_MESSAGES = [{"role": "user", "content": "a"}]
-_LONG = [{"role": "user", "content": "b" * 1500}]
+_MESSAGES: Any = [{"role": "user", "content": "a"}]
+_LONG: Any = [{"role": "user", "content": "b" * 1500}]
 
 
 def _config(*engines: EngineProcess, **fields: Any) -> Any:
@@ -78,7 +78,7 @@ async def _outcome(client: openai.AsyncOpenAI) -> str:
         model="chat.default",
         messages=_MESSAGES,
         max_tokens=40,
-        stream=True,  # type: ignore[arg-type]
+        stream=True,
     )
     text = ""
     try:

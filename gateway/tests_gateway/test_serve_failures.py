@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import openai
 import pytest
@@ -166,8 +167,8 @@ async def test_nothing_is_left_in_flight_after_any_failure() -> None:
             assert gateway.gateway.dispatcher.waiting == 0
 
 
-async def _status(context: object) -> int:
-    async with context as response:  # type: ignore[attr-defined]
+async def _status(context: Any) -> int:
+    async with context as response:
         await response.read()
         status: int = response.status
         return status

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from modelfleet_gateway.exchange import HEARTBEAT
 
@@ -12,7 +13,7 @@ from tests_gateway.serving import Served, config_of, serving, until
 _WHOLE_STREAM = b"".join(stream_events()) + b"data: [DONE]\n\n"
 
 
-async def _body(gateway: Served, **fields: object) -> bytes:
+async def _body(gateway: Served, **fields: Any) -> bytes:
     async with gateway.post(**fields) as response:
         body: bytes = await response.read()
         return body
