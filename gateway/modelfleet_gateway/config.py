@@ -147,7 +147,7 @@ class GatewayConfig(ApiModel):
     timeouts: TimeoutsConfig = Field(default_factory=TimeoutsConfig)
     bounds: BoundsConfig = Field(default_factory=BoundsConfig)
     drain: DrainConfig = Field(default_factory=DrainConfig)
-    probe_seconds: float = Field(default=1.0, ge=0.01, le=60)
+    probe_seconds: float = Field(default=2.0, ge=0.01, le=60)
     # Where the tokens of the day are kept over restarts.
     state_file: str | None = None
     heartbeat_seconds: float = Field(default=10.0, ge=0.01, le=600)

@@ -1,4 +1,4 @@
-"""Asks every engine how it is: `/load` every second or so, and what it has cached as it changes.
+"""Asks every engine how it is: `/load` every two seconds or so, and what it has cached as it changes.
 
 One task an engine, a bounded number of questions at a time. An engine without `/load` is a foreign one: its `/health`
 says whether it is ready, and nobody knows its load but what was sent to it.

@@ -12,6 +12,7 @@ from modelfleet_gateway.config import GatewayConfig, parse_config, read_config
 from modelfleet_gateway.errors import ConfigError
 from modelfleet_gateway.fleet import Endpoint, HoldPolicy, Model, ModelId
 from modelfleet_gateway.fleet_source import FileSource, build_snapshot
+from modelfleet_gateway.main import EXIT_BAD_CONFIG, main
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "gateway.md"
 
@@ -45,6 +46,17 @@ def test_a_file_that_is_no_yaml_or_not_there_is_told(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("a: [")
     with pytest.raises(ConfigError, match="not YAML"):
         read_config(tmp_path / "bad.yaml")
+
+
+def test_the_command_checks_a_file_and_tells_a_mistake_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text("models: [{name: a}]")
+    assert main(["--config", str(path), "--check"]) == 0
+    path.write_text("models: [{nam: a}]")
+    assert main(["--config", str(path)]) == EXIT_BAD_CONFIG
+    assert capsys.readouterr().err == f"modelfleet-gateway: {path}: models.0.name: Field required\n"
 
 
 def test_a_file_becomes_models_and_endpoints() -> None:
