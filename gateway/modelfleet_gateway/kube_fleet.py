@@ -1,4 +1,4 @@
-"""LLMDeployments and engine pods, as the API server gives them, turned into a `Fleet`. PURE.
+"""LLMDeployments, engine pods and ModelRoutes, as the API server gives them, turned into a `Fleet`. PURE.
 
 What users wrote is not parsed anew here: an old object may break a newer rule, and one odd object must not take the
 rest of the fleet with it. What cannot be an endpoint is none.
@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from modelfleet_api import names
 
 from modelfleet_gateway.fleet import Endpoint, Fleet, Model, ModelId
+from modelfleet_gateway.kube_routes import RouteObject, owned_routes, route_object_of
 
 Manifest = Mapping[str, Any]
 # Namespace and name of an object; of a pod and of its model alike.
@@ -25,7 +26,7 @@ T = TypeVar("T")
 
 
 class FleetBook:
-    """The objects seen so far, as models and endpoints; `fleet` is a snapshot of them.
+    """The objects seen so far, as models, endpoints and routes; `fleet` is a snapshot of them.
 
     Each object is translated once, when it changes: a pod's status changes more often than anything of it here.
     """
@@ -33,6 +34,7 @@ class FleetBook:
     def __init__(self) -> None:
         self._models: dict[Key, Model] = {}
         self._endpoints: dict[Key, Endpoint] = {}
+        self._routes: dict[Key, RouteObject] = {}
 
     def take_model(self, key: Key, manifest: Manifest | None) -> bool:
         """Takes an LLMDeployment as it is now, None for one that is gone; whether that changes the fleet."""
@@ -42,11 +44,19 @@ class FleetBook:
         """Takes a pod as it is now, None for one that is gone; whether that changes the fleet."""
         return _take(self._endpoints, key, None if manifest is None else endpoint_of(manifest))
 
+    def take_route(self, key: Key, manifest: Manifest | None) -> bool:
+        """Takes a ModelRoute as it is now, None for one that is gone; whether that changes the fleet."""
+        if manifest is None:
+            return _take(self._routes, key, None)
+        created_at = _seconds(manifest["metadata"].get("creationTimestamp"))
+        return _take(self._routes, key, route_object_of(manifest, created_at=created_at))
+
     def fleet(self) -> Fleet:
-        """The snapshot: endpoints only of models that exist."""
+        """The snapshot: endpoints only of models that exist, names only of who has them first."""
         models = {model.id: model for model in self._models.values()}
         endpoints = {each.uid: each for each in self._endpoints.values() if each.model in models}
-        return Fleet(models=models, endpoints=endpoints)
+        routes = owned_routes(self._routes.values(), models=models)
+        return Fleet(models=models, endpoints=endpoints, routes=routes)
 
 
 def model_of(manifest: Manifest) -> Model | None:

@@ -9,13 +9,23 @@ from modelfleet_api import names
 CREATED = "2026-01-01T00:00:00Z"
 
 
-def llm_deployment(name: str = "m", *, namespace: str = "shop", **spec: Any) -> dict[str, Any]:
+def llm_deployment(name: str = "m", *, namespace: str = "shop", created: str = CREATED, **spec: Any) -> dict[str, Any]:
     """A stored LLMDeployment; `spec` adds to or replaces fields of its spec."""
     return {
         "apiVersion": names.API_VERSION,
         "kind": names.KIND,
-        "metadata": {"name": name, "namespace": namespace, "creationTimestamp": CREATED},
+        "metadata": {"name": name, "namespace": namespace, "creationTimestamp": created},
         "spec": {"model": {"source": "pvc://models/m"}, **spec},
+    }
+
+
+def model_route(name: str = "r", *, namespace: str = "shop", created: str = CREATED, **spec: Any) -> dict[str, Any]:
+    """A stored ModelRoute."""
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.ROUTE_KIND,
+        "metadata": {"name": name, "namespace": namespace, "creationTimestamp": created},
+        "spec": spec,
     }
 
 
