@@ -24,6 +24,9 @@ from e2e.kubectl import Kubectl
 RELEASE = "modelfleet"
 SYSTEM_NAMESPACE = "modelfleet-system"
 OPERATOR = "deployment/modelfleet-operator"
+# The fleet's URL inside the cluster, where the chart was installed with `gateway.enabled=true`.
+GATEWAY_SERVICE = "modelfleet"
+FLEET_URL = f"http://{GATEWAY_SERVICE}.{SYSTEM_NAMESPACE}/v1"
 CHART = paths.REPOSITORY / "helm" / "modelfleet"
 MODEL_CLAIM = "models"
 IMAGES = ("control", "engine")

@@ -44,7 +44,7 @@ def tree(tmp_path: Path) -> Path:
 
 def test_the_control_images_wheel_holds_its_packages_and_runs_everywhere(tmp_path: Path) -> None:
     wheel = build_wheel(copy_paths(paths_of_build_stage("operator/Dockerfile"), to=tmp_path))
-    assert wheel.packages == {"modelfleet_api", "modelfleet_kube", "modelfleet_operator"}
+    assert wheel.packages == {"modelfleet_api", "modelfleet_kube", "modelfleet_operator", "modelfleet_gateway"}
     assert wheel.libraries == set()
     assert wheel.tag == "py3-none-any"
 

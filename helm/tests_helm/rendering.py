@@ -24,6 +24,8 @@ GUIDE = ROOT / "docs" / "guides" / "helm.md"
 SCENARIOS: dict[str, tuple[str, ...]] = {"default": (), "full": ("--values", str(FULL_VALUES))}
 TABLE_HEAD = "| value | default | meaning |\n|---|---|---|\n"
 
+WITH_GATEWAY = "--set=gateway.enabled=true"
+
 Manifest = dict[str, Any]
 
 
@@ -54,16 +56,18 @@ def render(*arguments: str, release: str = "modelfleet") -> list[Manifest]:
     return [document for document in yaml.safe_load_all(text) if document]
 
 
-def one(manifests: list[Manifest], kind: str) -> Manifest:
-    """The only object of a kind."""
-    (found,) = [item for item in manifests if item["kind"] == kind]
+def one(manifests: list[Manifest], kind: str, *, name: str = "") -> Manifest:
+    """The only object of a kind, or of that kind and name."""
+    (found,) = [item for item in manifests if item["kind"] == kind and name in ("", item["metadata"]["name"])]
     return found
 
 
 def golden_text(scenario: str) -> str:
-    """What a golden file must hold: every object, the CRD without its schema (compared with crds/ elsewhere)."""
+    """What a golden file must hold: every object, CRDs without their schemas (compared with crds/ elsewhere)."""
     manifests = render(*SCENARIOS[scenario])
-    one(manifests, "CustomResourceDefinition")["spec"] = "as in crds/"
+    for manifest in manifests:
+        if manifest["kind"] == "CustomResourceDefinition":
+            manifest["spec"] = "as in crds/"
     return yaml.safe_dump_all(manifests, sort_keys=True, width=120)
 
 

@@ -12,12 +12,13 @@ import pytest
 
 from e2e.cluster.apiserver import ApiServer
 from e2e.cluster.toolchain import binary
-from tests_helm.rendering import SCENARIOS, one, render
+from tests_helm.rendering import CHART, SCENARIOS, WITH_GATEWAY, helm, one, render
 
 pytestmark = pytest.mark.apiserver
 
 CRD = "crd/llmdeployments.modelfleet.dev"
 OPERATOR = "system:serviceaccount:modelfleet-system:modelfleet-operator"
+GATEWAY = "system:serviceaccount:modelfleet-system:modelfleet-gateway"
 
 
 def kubectl(server: ApiServer, *arguments: str, given: Mapping[str, Any] | None = None) -> str:
@@ -44,7 +45,8 @@ def namespace(server: ApiServer, name: str, **labels: str) -> str:
 def authorizer(api_server: ApiServer) -> ApiServer:
     """The API server with the chart's roles and the CRD."""
     namespace(api_server, "modelfleet-system")
-    manifests = [item for item in render() if "Role" in item["kind"] or item["kind"] == "CustomResourceDefinition"]
+    kinds = {"Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}
+    manifests = [item for item in render(WITH_GATEWAY) if item["kind"] in kinds]
     items = {"apiVersion": "v1", "kind": "List", "items": manifests}
     kubectl(api_server, "apply", "--server-side", "--force-conflicts", "-f", "-", given=items)
     kubectl(api_server, "wait", "--for=condition=Established", "--timeout=20s", CRD)
@@ -65,16 +67,17 @@ def test_the_api_server_takes_every_object_under_strict_validation(scenario: str
     assert all(line.endswith("serverside-applied (server dry run)") for line in said.splitlines()), said
 
 
-def test_restricted_pod_security_admits_the_operators_pod(api_server: ApiServer) -> None:
+@pytest.mark.parametrize("part", ["operator", "gateway"])
+def test_restricted_pod_security_admits_the_pods_of_operator_and_gateway(part: str, api_server: ApiServer) -> None:
     restricted = {"pod-security.kubernetes.io/enforce": "restricted"}
     place = namespace(api_server, f"restricted-{uuid.uuid4().hex[:8]}", **restricted)
-    template = one(render("--set=crds.install=false"), "Deployment")["spec"]["template"]
-    metadata = {"name": "operator", "namespace": place, "labels": template["metadata"]["labels"]}
+    template = one(render(WITH_GATEWAY), "Deployment", name=f"modelfleet-{part}")["spec"]["template"]
+    metadata = {"name": part, "namespace": place, "labels": template["metadata"]["labels"]}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
     rooted = {**pod, "spec": {**template["spec"], "securityContext": {"runAsUser": 0}}}
 
     assert kubectl(api_server, "create", "--dry-run=server", "-f", "-", given=pod) == (
-        "pod/operator created (server dry run)"
+        f"pod/{part} created (server dry run)"
     )
     refused = kubectl(api_server, "create", "--dry-run=server", "-f", "-", given=rooted)
     assert 'violates PodSecurity "restricted' in refused
@@ -99,10 +102,50 @@ def test_restricted_pod_security_admits_the_operators_pod(api_server: ApiServer)
 def test_the_authorizer_lets_the_operator_do_its_work_and_no_more(
     verb: str, resource: str, where: str, allowed: bool, authorizer: ApiServer
 ) -> None:
+    assert can_i(authorizer, OPERATOR, verb, resource, where) is allowed
+
+
+@pytest.mark.parametrize(
+    ("verb", "resource", "where", "allowed"),
+    [
+        ("list", "llmdeployments.modelfleet.dev", "anywhere", True),
+        ("watch", "llmdeployments.modelfleet.dev", "anywhere", True),
+        ("list", "modelroutes.modelfleet.dev", "anywhere", True),
+        ("list", "pods", "anywhere", True),
+        ("watch", "pods", "anywhere", True),
+        ("patch", "llmdeployments.modelfleet.dev/status", "anywhere", False),
+        ("patch", "pods/status", "anywhere", False),
+        ("delete", "pods", "anywhere", False),
+        ("get", "secrets", "modelfleet-system", False),
+        ("list", "configmaps", "modelfleet-system", False),
+    ],
+)
+def test_the_authorizer_lets_the_gateway_read_models_and_pods_and_nothing_else(
+    verb: str, resource: str, where: str, allowed: bool, authorizer: ApiServer
+) -> None:
+    assert can_i(authorizer, GATEWAY, verb, resource, where) is allowed
+
+
+def can_i(server: ApiServer, who: str, verb: str, resource: str, where: str) -> bool:
+    """kubectl's yes or no."""
     kind, _, tail = resource.partition("/")
     # kubectl reads a tail as the object's name; a subresource has its own flag.
     what = [kind, f"--subresource={tail}"] if tail == "status" else [resource]
 
-    said = kubectl(authorizer, "auth", "can-i", verb, *what, f"--as={OPERATOR}", f"--namespace={where}")
+    said = kubectl(server, "auth", "can-i", verb, *what, f"--as={who}", f"--namespace={where}")
+    assert said.splitlines()[-1] in ("yes", "no"), said
+    return said.splitlines()[-1] == "yes"
 
-    assert said.splitlines()[-1] == ("yes" if allowed else "no"), said
+
+def test_the_notes_name_the_fleets_url_and_say_when_nobody_may_use_it(api_server: ApiServer) -> None:
+    def notes(*arguments: str) -> str:
+        # Even a dry run wants to know the server's version.
+        server = f"--kubeconfig={api_server.kubeconfig_path}"
+        said = helm("install", "b", str(CHART), "--namespace=fleet", "--dry-run=client", server, *arguments)
+        return said.split("NOTES:")[1]
+
+    url, refusing = "  http://modelfleet.fleet/v1\n", "the gateway refuses every request"
+    assert url in notes(WITH_GATEWAY)
+    assert refusing in notes(WITH_GATEWAY)
+    assert refusing not in notes(WITH_GATEWAY, "--set=gateway.anonymous=true")
+    assert url not in notes()

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import yaml
-from modelfleet_api.generate import CRD_PATH
 from modelfleet_operator.settings import Settings, load_settings
 
 from tests_helm.rendering import (
@@ -84,6 +83,12 @@ def test_the_full_values_change_every_value_that_can_change() -> None:
         ("image.repository=", "repository"),
         ("imagePullSecrets[0].nam=x", "nam"),
         ("podAnnotations.a=1", "podAnnotations"),
+        ("gateway.enable=true", "enable"),
+        ("gateway.enabled=maybe", "enabled"),
+        ("gateway.replicas=0", "replicas"),
+        ("gateway.anonymous=maybe", "anonymous"),
+        ("gateway.drainTimeoutSeconds=-1", "drainTimeoutSeconds"),
+        ("gateway.resources.claims=1", "claims"),
     ],
 )
 def test_a_typo_or_an_impossible_value_fails_and_is_named(setting: str, refusal: str | None) -> None:
@@ -108,7 +113,7 @@ def test_without_leader_election_the_old_operator_ends_before_the_new_one_starts
 def test_every_value_has_a_comment_and_stands_in_the_schema() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
     documented = {value.path for value in documented_values()}
-    opened = {re.sub(r"^resources\.(requests|limits)\..*", r"resources.\1", path) for path in documented}
+    opened = {re.sub(r"(^|\.)resources\..*", r"\1resources", path) for path in documented}
     assert opened == set(leaves(schema)) - {"global"}
 
 
@@ -142,19 +147,25 @@ def test_the_environment_is_what_the_operator_reads_and_the_defaults_agree() -> 
     )
 
 
-def test_the_charts_crd_is_the_generated_one() -> None:
-    generated = yaml.safe_load((ROOT / CRD_PATH).read_text(encoding="utf-8"))
-    rendered = one(render(), "CustomResourceDefinition")
-    assert rendered["spec"] == generated["spec"]
-    assert rendered["metadata"]["name"] == generated["metadata"]["name"]
+def crds(*arguments: str) -> dict[str, dict[str, Any]]:
+    """The rendered CRDs by name."""
+    kind = "CustomResourceDefinition"
+    return {item["metadata"]["name"]: item for item in render(*arguments) if item["kind"] == kind}
 
 
-def test_the_crd_is_kept_unless_asked_otherwise_and_can_be_left_out() -> None:
-    kept = one(render(), "CustomResourceDefinition")["metadata"]["annotations"]
-    assert kept == {"helm.sh/resource-policy": "keep"}
-    assert "annotations" not in one(render("--set=crds.keep=false"), "CustomResourceDefinition")["metadata"]
-    kinds = {item["kind"] for item in render("--set=crds.install=false")}
-    assert "CustomResourceDefinition" not in kinds
+def test_the_charts_crds_are_the_generated_ones() -> None:
+    files = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in (ROOT / "crds").glob("modelfleet.dev_*.yaml")]
+    generated = {item["metadata"]["name"]: item["spec"] for item in files}
+    assert "llmdeployments.modelfleet.dev" in generated
+    assert {name: item["spec"] for name, item in crds().items()} == generated
+
+
+def test_the_crds_are_kept_unless_asked_otherwise_and_can_be_left_out() -> None:
+    for item in crds().values():
+        assert item["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    for item in crds("--set=crds.keep=false").values():
+        assert "annotations" not in item["metadata"]
+    assert crds("--set=crds.install=false") == {}
 
 
 def test_a_release_of_another_name_stands_beside_it() -> None:

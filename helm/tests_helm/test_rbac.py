@@ -1,19 +1,21 @@
-"""The operator's permissions: no wildcard, and documented line by line."""
+"""The permissions of operator and gateway: no wildcard, and documented line by line."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from tests_helm.rendering import ROOT, one, render
+from tests_helm.rendering import ROOT, WITH_GATEWAY, one, render
 
 GUIDE = ROOT / "docs" / "guides" / "rbac.md"
+OPERATOR = "modelfleet-operator"
+GATEWAY = "modelfleet-gateway"
 Right = tuple[str, str, str, str]
 
 
-def rendered_rights(kind: str) -> set[Right]:
+def rendered_rights(kind: str, *, name: str = OPERATOR) -> set[Right]:
     """(group, resource, name, verb) of every rule of a role; no name: any."""
-    rules: list[dict[str, Any]] = one(render(), kind)["rules"]
+    rules: list[dict[str, Any]] = one(render(WITH_GATEWAY), kind, name=name)["rules"]
     return {
         (group, resource, name, verb)
         for rule in rules
@@ -40,7 +42,7 @@ def documented_rights(heading: str) -> set[Right]:
 
 
 def test_no_right_is_a_wildcard() -> None:
-    rights = rendered_rights("ClusterRole") | rendered_rights("Role")
+    rights = rendered_rights("ClusterRole") | rendered_rights("Role") | rendered_rights("ClusterRole", name=GATEWAY)
     assert [right for right in rights if "*" in right] == []
 
 
@@ -56,6 +58,14 @@ def test_a_spec_cannot_be_changed_by_the_operator() -> None:
 
 def test_the_guide_explains_exactly_the_rights_of_the_cluster_role() -> None:
     assert documented_rights("ClusterRole") == rendered_rights("ClusterRole")
+
+
+def test_the_gateway_reads_and_never_writes() -> None:
+    assert {verb for _, _, _, verb in rendered_rights("ClusterRole", name=GATEWAY)} == {"list", "watch"}
+
+
+def test_the_guide_explains_exactly_the_rights_of_the_gateway() -> None:
+    assert documented_rights("ClusterRole of the gateway") == rendered_rights("ClusterRole", name=GATEWAY)
 
 
 def test_the_guide_explains_exactly_the_rights_of_the_role() -> None:
