@@ -91,9 +91,9 @@ async def _pass_stream(call: Call, exchange: Exchange, grant: Grant, answer: Ans
     if not relay.has_passed:
         raise failure
     call.pool.statistics.cut_streams += 1
-    error = failed(call, grant, failure).error
-    call.record.error_code = error.code
-    return await exchange.refuse(error)
+    refusal = failed(call, grant, failure).error
+    call.record.error_code = refusal.code
+    return await exchange.refuse(refusal)
 
 
 async def _relay(call: Call, exchange: Exchange, grant: Grant, answer: Answer, *, relay: SseRelay) -> None:

@@ -73,10 +73,10 @@ class Dispatcher:
         for endpoint in sorted(fleet.endpoints.values(), key=lambda endpoint: endpoint.uid):
             by_model.setdefault(endpoint.model, []).append(endpoint)
         for model in fleet.models.values():
-            pool = self.pools.get(model.id)
-            if pool is None:
-                pool = self.pools[model.id] = ModelPool(model)
-                self._weigh(pool, self._weights)
+            if model.id not in self.pools:
+                self.pools[model.id] = ModelPool(model)
+                self._weigh(self.pools[model.id], self._weights)
+            pool = self.pools[model.id]
             pool.model = model
             pool.update_endpoints(by_model.get(model.id, ()))
             if model.is_suspended:
@@ -154,8 +154,8 @@ class Dispatcher:
     def pump(self, pool: ModelPool) -> None:
         """Lets go whoever may: after each arrival, each end, and each news of engines."""
         now = time.monotonic()
-        for ticket in pool.queue.expire(now):
-            self._expire(pool, ticket, now)
+        for expired in pool.queue.expire(now):
+            self._expire(pool, expired, now)
         routable = pool.routable(now) if pool.queue else []
         while routable and (ticket := pool.queue.first()) is not None:
             waiter = self._waiters[ticket.request_id]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from modelfleet_gateway.dispatcher import Dispatcher
-from modelfleet_gateway.gateway_statistics import GatewayStatistics, Histogram
+from modelfleet_gateway.gateway_statistics import GatewayStatistics, Histogram, ModelStatistics
 from modelfleet_gateway.pool import ModelPool
 
 PREFIX = "modelfleet_gateway_"
@@ -54,18 +54,18 @@ class Metrics(Collector):
 
 
 def _counters(pools: list[ModelPool]) -> Iterator[Metric]:
-    families = (
-        ("held_requests", "Requests that had to wait for room.", lambda pool: pool.statistics.held),
-        ("retries", "Requests sent to another engine.", lambda pool: pool.statistics.retries),
-        ("cut_streams", "Streams that broke after their first byte.", lambda pool: pool.statistics.cut_streams),
-        ("prompt_tokens_estimated", "Prompt tokens, estimated.", lambda pool: pool.statistics.prompt_tokens),
-        ("prefix_hit_tokens", "Prompt tokens that engines had cached.", lambda pool: pool.statistics.cached_tokens),
-        ("completion_tokens", "Tokens of answers.", lambda pool: pool.statistics.completion_tokens),
+    families: tuple[tuple[str, str, Callable[[ModelStatistics], float]], ...] = (
+        ("held_requests", "Requests that had to wait for room.", lambda statistics: statistics.held),
+        ("retries", "Requests sent to another engine.", lambda statistics: statistics.retries),
+        ("cut_streams", "Streams that broke after their first byte.", lambda statistics: statistics.cut_streams),
+        ("prompt_tokens_estimated", "Prompt tokens, estimated.", lambda statistics: statistics.prompt_tokens),
+        ("prefix_hit_tokens", "Prompt tokens that engines had cached.", lambda statistics: statistics.cached_tokens),
+        ("completion_tokens", "Tokens of answers.", lambda statistics: statistics.completion_tokens),
     )
     for name, text, read in families:
         family = CounterMetricFamily(PREFIX + name, text, labels=("model",))
         for pool in pools:
-            family.add_metric((pool.model.id.canonical,), read(pool))
+            family.add_metric((pool.model.id.canonical,), read(pool.statistics))
         yield family
 
 
@@ -81,18 +81,19 @@ def _gauges(pools: list[ModelPool]) -> Iterator[Metric]:
 
 
 def _histograms(pools: list[ModelPool]) -> Iterator[Metric]:
-    families = (
+    families: tuple[tuple[str, str, Callable[[ModelStatistics], Histogram]], ...] = (
         (
             "time_to_first_token_seconds",
             "From arrival to the first byte.",
-            lambda pool: pool.statistics.first_token_seconds,
+            lambda statistics: statistics.first_token_seconds,
         ),
-        ("inter_token_latency_seconds", "Between two chunks.", lambda pool: pool.statistics.token_gap_seconds),
+        ("inter_token_latency_seconds", "Between two chunks.", lambda statistics: statistics.token_gap_seconds),
     )
     for name, text, read in families:
         family = HistogramMetricFamily(PREFIX + name, text, labels=("model",))
         for pool in pools:
-            family.add_metric((pool.model.id.canonical,), _buckets(read(pool)), read(pool).sum)
+            histogram = read(pool.statistics)
+            family.add_metric((pool.model.id.canonical,), _buckets(histogram), histogram.sum)
         yield family
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import itertools
 import time
 from typing import Any
@@ -12,7 +13,7 @@ import orjson
 import pytest
 
 from tests_gateway.mock_engine import Behaviour, MockEngine, stream_events
-from tests_gateway.serving import MESSAGES, serving, until
+from tests_gateway.serving import CHAT, MESSAGES, serving, until
 
 
 async def test_the_openai_client_gets_a_whole_answer() -> None:
@@ -192,15 +193,14 @@ async def test_a_foreign_engine_is_used_when_it_is_healthy_and_billed_by_a_chunk
             assert b'"usage":{"prompt_tokens":7' in await response.read()
 
 
-async def test_five_hundred_kilobytes_and_more_reach_the_engine_whole() -> None:
-    messages = [{"role": "user", "content": "y" * 3_000_000}]
+async def test_a_body_of_megabytes_reaches_the_engine_whole() -> None:
+    raw = orjson.dumps({"model": "org/chat", "messages": [{"role": "user", "content": "y" * 3_000_000}]})
     engine = MockEngine()
-    async with (
-        serving(engine) as gateway,
-        gateway.post(messages=messages) as response,
-    ):
-        assert response.status == 200
-    assert engine.received[0].body["messages"] == messages
+    async with serving(engine) as gateway:
+        data, headers = io.BytesIO(raw), {"Content-Type": "application/json"}
+        async with gateway.http.post(gateway.url + CHAT, data=data, headers=headers) as response:
+            assert response.status == 200
+    assert engine.received[0].raw == raw
 
 
 async def _read(context: Any) -> bytes:

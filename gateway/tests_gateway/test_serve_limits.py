@@ -7,9 +7,16 @@ import time
 
 import orjson
 import pytest
+from modelfleet_gateway import listener
 
 from tests_gateway.mock_engine import MockEngine
 from tests_gateway.serving import CHAT, Served, serving, until
+
+
+@pytest.fixture(autouse=True)
+def _short_lingering(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests read up to the end of the connection, which comes when the rest of the body was waited for."""
+    monkeypatch.setattr(listener, "LINGERING_SECONDS", 0.05)
 
 
 async def _raw(gateway: Served, data: bytes, *, timeout_seconds: float = 5.0) -> bytes:
