@@ -242,18 +242,17 @@ async def test_a_cluster_without_the_kind_modelroute_is_watched_and_its_routes_c
     source = source_at(api_server)
     async with running(source):
         assert model in source.current.fleet.models
-        assert source.current.fleet.routes == ()
+        assert list(source.current.fleet.routes) == []
 
         await cluster.client.create(CUSTOM_RESOURCE_DEFINITION, crd(crd_kinds.MODEL_ROUTE))
-        spec = {"aliases": ["chat"], "targets": [{"model": "m"}]}
-        route = model_route(namespace=cluster.namespace, **spec)
+        route = model_route(namespace=cluster.namespace, aliases=["chat"], targets=[{"model": "m"}])
         await until_async(lambda: cluster.client.create(MODEL_ROUTE, route))
-        await until(lambda: source.current.fleet.routes != ())
+        await until(lambda: len(source.current.fleet.routes) > 0)
 
         expected = Route(aliases=("chat",), targets=(RouteTarget(model=model, weight=1),))
-        assert source.current.fleet.routes == (expected,)
+        assert list(source.current.fleet.routes) == [expected]
         await cluster.client.delete(cluster.ref(MODEL_ROUTE, "r"))
-        await until(lambda: source.current.fleet.routes == ())
+        await until(lambda: len(source.current.fleet.routes) == 0)
 
 
 async def test_tenants_and_anonymous_access_are_the_configurations() -> None:
