@@ -56,7 +56,8 @@ class SseRelay:
     def finish(self) -> bytes:
         """The engine's stream is over: a last [DONE] or error without its blank line passes, half an event does not."""
         rest, self._held = self._held, b""
-        return self._pass(rest) if rest and _END.search(rest) is not None else b""
+        # Blank: the second half of a CRLF that was cut.
+        return self._pass(rest) if rest.isspace() or _END.search(rest) is not None else b""
 
     @staticmethod
     def _last_boundary(data: bytes) -> int:
