@@ -17,15 +17,17 @@ from modelfleet_gateway.fleet import Strategy
 
 # One block of the prefix index in tokens: 1,024 characters of about four.
 BLOCK_TOKENS = 256.0
-# What a token to compute for this request counts over one that waits before it. See docs/benchmarks/gateway.md.
-PREFIX_WEIGHT = 1.0
+# What a token that this request must compute counts over one that waits before it: computing it delays all who come
+# later as well. From 8 on hit rates are those of a router that knows all: docs/benchmarks/gateway.md.
+PREFIX_WEIGHT = 16.0
 # Work that differs by less is the same: it is an estimate, and all gateways would choose the same pod.
 TIE_TOKENS = 64.0
 # Beyond this use of the KV cache an engine soon preempts; each percent counts like this many tokens of work.
 KV_TIGHT = 0.9
 KV_TIGHT_TOKENS_PER_PERCENT = 1024.0
-# A session leaves its pod while that has more than this times the mean in flight, and this many more.
-SESSION_BOUND, SESSION_SLACK = 1.25, 2
+# A pod that has more than this times the mean in flight, and this many more, attracts nobody: neither by what it has
+# cached nor as a session's home. So a prefix that all share spreads, and nobody waits for one pod beside idle ones.
+ATTRACTION_BOUND, ATTRACTION_SLACK = 1.25, 2
 
 
 class Candidate(NamedTuple):
@@ -90,12 +92,17 @@ def _least_work(candidates: Sequence[Candidate], prompt_blocks: int, draw: float
     """The hot path: one loop without calls, 64 candidates in some 20 us."""
     scores = []
     best = -math.inf
-    block_tokens = -BLOCK_TOKENS * PREFIX_WEIGHT
+    attraction = BLOCK_TOKENS * (PREFIX_WEIGHT - 1.0)
+    bound = 0.0
+    if uses_prefix and candidates:
+        in_flight_of_all = sum([candidate[2] for candidate in candidates])
+        bound = ATTRACTION_BOUND * in_flight_of_all / len(candidates) + ATTRACTION_SLACK
     for uid, matched, in_flight, max_in_flight, work_tokens, kv_usage, weight, slow_start in candidates:
         if in_flight >= max_in_flight * slow_start and (in_flight or not max_in_flight):
             continue
-        missing = prompt_blocks - matched if uses_prefix else prompt_blocks
-        score = (missing * block_tokens - work_tokens) / (weight * slow_start)
+        missing = prompt_blocks - matched if in_flight < bound else prompt_blocks
+        # A faster pod does the work sooner; that it need not be done anywhere is worth the same on all.
+        score = -(missing * BLOCK_TOKENS + work_tokens) / (weight * slow_start) - missing * attraction
         if kv_usage > KV_TIGHT:
             score -= (kv_usage - KV_TIGHT) * 100 * KV_TIGHT_TOKENS_PER_PERCENT
         if score > best:
@@ -130,7 +137,7 @@ def _keep_session(candidates: Sequence[Candidate], session_key: str) -> Choice:
     scores = tuple((c.uid, _affinity(c, seed)) for c in candidates)
     in_order = sorted(zip(candidates, scores, strict=True), key=lambda pair: pair[1][1], reverse=True)
     mean_in_flight = sum(c.in_flight for c in candidates) / len(candidates)
-    bound = SESSION_BOUND * mean_in_flight + SESSION_SLACK
+    bound = ATTRACTION_BOUND * mean_in_flight + ATTRACTION_SLACK
     for position, (candidate, _) in enumerate(in_order):
         if candidate.in_flight < bound:
             return Choice(candidate.uid, "session" if position == 0 else "session-overflow", scores)

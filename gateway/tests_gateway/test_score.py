@@ -61,6 +61,20 @@ def test_a_pod_with_the_prompts_beginning_is_chosen_while_it_saves_more_than_it_
     assert chosen(busier, candidate("b"), prompt_blocks=10)[:2] == ("b", "least-load")
 
 
+def test_a_prefix_attracts_nobody_to_a_pod_with_far_more_in_flight_than_the_mean() -> None:
+    # A mean of 3 in flight: at most 1.25 * 3 + 2.
+    cached = candidate("a", matched=10, in_flight=5, work=2000.0)
+    pods = (candidate("b", in_flight=2, work=500.0), candidate("c", in_flight=2, work=400.0))
+    assert chosen(cached, *pods, prompt_blocks=10)[:2] == ("a", "prefix")
+    assert chosen(cached._replace(in_flight=7), *pods, prompt_blocks=10)[:2] == ("c", "least-load")
+
+
+def test_a_prompt_that_must_be_computed_goes_to_a_faster_pod_by_its_own_work() -> None:
+    fast, slow = candidate("fast", work=3000.0, weight=2.0), candidate("slow", work=500.0)
+    assert chosen(fast, slow, prompt_blocks=1).uid == "slow"
+    assert chosen(fast, slow, prompt_blocks=16).uid == "fast"
+
+
 def test_least_load_does_not_look_at_prefixes() -> None:
     pods = (candidate("a", matched=10, work=200.0), candidate("b"))
     assert chosen(*pods, strategy=Strategy.LEAST_LOAD, prompt_blocks=10)[:2] == ("b", "least-load")
