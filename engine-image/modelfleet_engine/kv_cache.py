@@ -31,6 +31,7 @@ class CacheRequest:
     """What the sizes of the cache depend on. Bytes, tokens and sequences as named; None is "auto".
 
     `measured_step_bytes` is what the largest step was seen to take beside weights and cache; None: estimated.
+    `attention_copies_context`: attention takes memory that grows with the context, which no profile reaches.
     """
 
     model: ModelConfig
@@ -43,6 +44,7 @@ class CacheRequest:
     memory_limit_bytes: int | None
     memory_used_bytes: int
     measured_step_bytes: int | None = None
+    attention_copies_context: bool = True
 
     @property
     def longest(self) -> int:
@@ -122,6 +124,8 @@ def kept_bytes(request: CacheRequest, *, longest: int) -> int:
     step = request.measured_step_bytes
     if step is None:
         step = _estimated_step_bytes(request)
+    if not request.attention_copies_context:
+        return step + HOST_MARGIN_BYTES
     attention = attention_bytes(
         request.model,
         tokens=request.max_num_batched_tokens,

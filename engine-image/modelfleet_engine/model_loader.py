@@ -72,7 +72,7 @@ def load_runner(config: EngineConfig) -> LoadedRunner:
         except BackendUnavailableError as error:
             raise ModelError(str(error)) from error
     model = _load_weights(config, model_config, dtype=dtype, kernels=kernels, phases=phases)
-    request = _cache_request(config, model_config, dtype=dtype)
+    request = _cache_request(config, model_config, kernels, dtype=dtype)
     with phases.phase("profile"):
         profile = _profile(model, kernels, request)
     with phases.phase("allocate_kv_cache"):
@@ -146,7 +146,9 @@ def _load_weights(
     return model
 
 
-def _cache_request(config: EngineConfig, model_config: ModelConfig, *, dtype: torch.dtype) -> CacheRequest:
+def _cache_request(
+    config: EngineConfig, model_config: ModelConfig, kernels: Kernels, *, dtype: torch.dtype
+) -> CacheRequest:
     return CacheRequest(
         model=model_config,
         dtype=dtype,
@@ -157,6 +159,7 @@ def _cache_request(config: EngineConfig, model_config: ModelConfig, *, dtype: to
         kv_cache_bytes=config.kv_cache_bytes,
         memory_limit_bytes=machine.memory_limit_bytes(),
         memory_used_bytes=machine.memory_used_bytes(),
+        attention_copies_context=kernels.attention_copies_context,
     )
 
 

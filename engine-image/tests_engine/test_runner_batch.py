@@ -131,6 +131,9 @@ def test_a_measured_step_takes_the_place_of_the_estimate_and_attention_over_long
     # the scores of 4 heads twice.
     pairs = 64 * 512
     assert kept_bytes(measured, longest=512) == 1_000_000 + (128 << 20) + (128 << 20) + (6 + 2 * 4 * 4) * pairs
+    # A backend that reads blocks where they lie takes none of that.
+    in_place = request(measured_step_bytes=1_000_000, attention_copies_context=False)
+    assert kept_bytes(in_place, longest=512) == kept_bytes(in_place, longest=400_000) == 1_000_000 + (128 << 20)
     per_token = 4 * (4 * 64 + 2 * (4 + 2 * 4) * 16 + 3 * 128)
     logits = 9 * 4 * 64 * 100
     assert kept_bytes(estimated, longest=512) - kept_bytes(measured, longest=512) == 64 * per_token + logits - 1_000_000

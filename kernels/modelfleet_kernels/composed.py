@@ -10,6 +10,8 @@ from modelfleet_kernels.types import Activation, Backend, DecoderStack, FusedDec
 class ComposedOps:
     """The rest of `types.Backend` for a backend that has the small ops."""
 
+    attention_copies_context = True
+
     @staticmethod
     def unavailable_reason() -> str | None:
         """Runs wherever torch does."""

@@ -37,6 +37,11 @@ class Kernels:
         """The backend's name, for logs and reports."""
         return self._backend.name
 
+    @property
+    def attention_copies_context(self) -> bool:
+        """Whether attention takes memory that grows with the context: what a plan of the memory must know."""
+        return self._backend.attention_copies_context
+
     def refusal(self, needs: Needs) -> str | None:
         """Why the backend cannot compute what is needed, or None."""
         return self._backend.refusal(needs)

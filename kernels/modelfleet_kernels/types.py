@@ -155,6 +155,10 @@ class Backend(Protocol):
     def name(self) -> str:
         """The name users request it by."""
 
+    @property
+    def attention_copies_context(self) -> bool:
+        """Whether attention takes memory that grows with the context: masks, gathered blocks."""
+
     @staticmethod
     def unavailable_reason() -> str | None:
         """Why it does not run on this machine, or None."""

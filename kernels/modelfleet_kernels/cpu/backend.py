@@ -26,6 +26,7 @@ class CpuBackend:
     """See `types.Backend`."""
 
     name = "cpu"
+    attention_copies_context = False  # it reads blocks where they lie, in chunks of a fixed size
 
     @staticmethod
     def unavailable_reason() -> str | None:
