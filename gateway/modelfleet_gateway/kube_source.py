@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from modelfleet_api import names
@@ -22,7 +23,7 @@ from modelfleet_gateway.config import GatewayConfig
 from modelfleet_gateway.errors import ConfigError
 from modelfleet_gateway.fleet_source import Snapshot, build_snapshot
 from modelfleet_gateway.kube_fleet import FleetBook, Key, Manifest
-from modelfleet_gateway.logs import log_event
+from modelfleet_gateway.logs import log_event, log_failure
 
 LLM_DEPLOYMENT = ResourceKind(group=names.GROUP, version=names.VERSION, plural=names.PLURAL, kind=names.KIND)
 MODEL_ROUTE = ResourceKind(group=names.GROUP, version=names.VERSION, plural=names.ROUTE_PLURAL, kind=names.ROUTE_KIND)
@@ -43,6 +44,7 @@ class KubernetesSource:
         # Set by their first list, or by the word that this cluster's CRDs are from before there were routes.
         self._routes_answered = asyncio.Event()
         self._publication: asyncio.TimerHandle | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     @property
     def current(self) -> Snapshot:
@@ -62,8 +64,38 @@ class KubernetesSource:
         """Calls back with each later snapshot, on the event loop."""
         self._callbacks.append(callback)
 
+    @asynccontextmanager
+    async def started(self, *, on_failure: Callable[[], object]) -> AsyncIterator[None]:
+        """Watches for as long as the block runs, which begins once the whole fleet is known.
+
+        `on_failure` is called where the watching ends by itself, which is a bug: the fleet would grow old unseen.
+        """
+
+        def on_end(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log_failure("watch_ended", error)
+                on_failure()
+
+        self._watching = asyncio.create_task(self._watch(), name="watch-cluster")
+        self._watching.add_done_callback(on_end)
+        first = asyncio.create_task(self.wait_synced(), name="first-fleet")
+        try:
+            await asyncio.wait({self._watching, first}, return_when=asyncio.FIRST_COMPLETED)
+            yield
+        finally:
+            for task in (first, self._watching):
+                task.cancel()
+            await asyncio.gather(first, self._watching, return_exceptions=True)
+
     async def run(self) -> None:
-        """Lists and watches until cancelled; failures are logged and retried by the reflectors."""
+        """Watches until cancelled; in a block of `started` it waits with it."""
+        if self._watching is None:
+            await self._watch()
+        else:
+            await asyncio.shield(self._watching)
+
+    async def _watch(self) -> None:
+        """Lists and watches; failures are logged and retried by the reflectors."""
         try:
             async with Client(self._connection) as client, asyncio.TaskGroup() as group:
                 models = self._reflector(client, Selection(kind=LLM_DEPLOYMENT), take=self._book.take_model)
