@@ -100,7 +100,7 @@ class Admission:
         asks_usage = generates and body.is_stream and not body.wants_usage and pool.has_foreign
         return Call(
             path=record.path,
-            body=body,
+            is_stream=body.is_stream,
             sent_body=rewritten(body, model=sent_model, priority=sent_priority),
             foreign_body=rewritten(body, model=sent_model, priority=sent_priority, includes_usage=True)
             if asks_usage

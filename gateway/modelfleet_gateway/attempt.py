@@ -147,6 +147,7 @@ def note_outcome(call: Call, grant: Grant, *, is_success: bool) -> None:
 
 
 def _note_first_byte(call: Call, grant: Grant) -> None:
+    call.forget_bodies()
     now = time.monotonic()
     call.pool.book.first_token(grant.endpoint.uid, call.job.id, now)
     call.record.first_byte_seconds = now - call.record.arrived_seconds

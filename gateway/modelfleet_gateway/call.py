@@ -12,7 +12,6 @@ from modelfleet_gateway.access_log import AccessRecord
 from modelfleet_gateway.keys import Tenant
 from modelfleet_gateway.placement import Job
 from modelfleet_gateway.pool import ModelPool
-from modelfleet_gateway.request_body import RequestBody
 
 # Of the client's headers these reach an engine: no keys, no cookies, nothing of ours that we did not set.
 PASSED_HEADERS = ("Content-Type", "Accept", "traceparent", "tracestate", "baggage")
@@ -40,7 +39,7 @@ class Call:
     """What is sent on, for whom, and what came of it so far."""
 
     path: str
-    body: RequestBody
+    is_stream: bool
     # As it is sent: perhaps with the engine's name of the model.
     sent_body: bytes
     # To engines that do not speak our protocol; None: the same.
@@ -65,6 +64,11 @@ class Call:
         """What this engine is sent."""
         foreign = self.foreign_body
         return foreign if foreign is not None and self.takes_usage_chunk(uid) else self.sent_body
+
+    def forget_bodies(self) -> None:
+        """An answer has begun, so nothing is sent again: thousands of open streams need not keep their prompts."""
+        self.sent_body = b""
+        self.foreign_body = None
 
     def headers(self, *, key: str | None) -> dict[str, str]:
         """For one attempt: what is left of the time is only known now."""

@@ -79,7 +79,7 @@ class Proxy:
         started = time.monotonic()
         try:
             while not place.done():
-                await asyncio.wait((place,), timeout=self._heartbeat_seconds if call.body.is_stream else None)
+                await asyncio.wait((place,), timeout=self._heartbeat_seconds if call.is_stream else None)
                 if not place.done():
                     await exchange.heartbeat()
         except BaseException:
