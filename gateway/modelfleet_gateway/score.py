@@ -27,7 +27,7 @@ KV_TIGHT = 0.9
 KV_TIGHT_TOKENS_PER_PERCENT = 1024.0
 # A pod that has more than this times the mean in flight, and this many more, attracts nobody: neither by what it has
 # cached nor as a session's home. So a prefix that all share spreads, and nobody waits for one pod beside idle ones.
-ATTRACTION_BOUND, ATTRACTION_SLACK = 1.25, 2
+ATTRACTION_BOUND, ATTRACTION_SLACK = 1.5, 2
 
 
 class Candidate(NamedTuple):

@@ -62,11 +62,11 @@ def test_a_pod_with_the_prompts_beginning_is_chosen_while_it_saves_more_than_it_
 
 
 def test_a_prefix_attracts_nobody_to_a_pod_with_far_more_in_flight_than_the_mean() -> None:
-    # A mean of 3 in flight: at most 1.25 * 3 + 2.
+    # A mean of 3 in flight: at most 1.5 * 3 + 2.
     cached = candidate("a", matched=10, in_flight=5, work=2000.0)
     pods = (candidate("b", in_flight=2, work=500.0), candidate("c", in_flight=2, work=400.0))
     assert chosen(cached, *pods, prompt_blocks=10)[:2] == ("a", "prefix")
-    assert chosen(cached._replace(in_flight=7), *pods, prompt_blocks=10)[:2] == ("c", "least-load")
+    assert chosen(cached._replace(in_flight=9, max_in_flight=20), *pods, prompt_blocks=10)[:2] == ("c", "least-load")
 
 
 def test_a_prompt_that_must_be_computed_goes_to_a_faster_pod_by_its_own_work() -> None:
@@ -140,7 +140,7 @@ def test_a_session_leaves_a_pod_that_has_far_more_than_the_mean() -> None:
     pods = {uid: candidate(uid, cap=100) for uid in "abc"}
     home = chosen(*pods.values(), strategy=Strategy.SESSION, session_key="s")
     assert home.reason == "session"
-    # A mean of 3: at most 1.25 * 3 + 2.
+    # A mean of 3: at most 1.5 * 3 + 2.
     pods[str(home.uid)] = pods[str(home.uid)]._replace(in_flight=9)
     away = chosen(*pods.values(), strategy=Strategy.SESSION, session_key="s")
     assert away.reason == "session-overflow"
