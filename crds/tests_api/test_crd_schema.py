@@ -104,12 +104,12 @@ def test_what_a_crd_cannot_say_is_an_error_and_not_dropped() -> None:
 def test_every_string_list_and_map_of_the_spec_is_bounded(kind: Kind) -> None:
     unbounded = []
     for node in nodes(open_api_schema(kind)["properties"]["spec"]):
-        kind = node.get("type")
-        if kind == "string" and not {"maxLength", "enum", "format"} & node.keys():
+        node_type = node.get("type")
+        if node_type == "string" and not {"maxLength", "enum", "format"} & node.keys():
             unbounded.append(node)
-        if kind == "array" and "maxItems" not in node:
+        if node_type == "array" and "maxItems" not in node:
             unbounded.append(node)
-        if kind == "object" and "properties" not in node and "maxProperties" not in node:
+        if node_type == "object" and "properties" not in node and "maxProperties" not in node:
             unbounded.append(node)
     assert unbounded == []
 
