@@ -116,3 +116,5 @@ TENANT = Kind(
 )
 
 KINDS = (LLM_DEPLOYMENT, MODEL_ROUTE, TENANT)
+# Not Tenant until the gateway reads it: a limit that is accepted and does nothing is worse than none.
+INSTALLED_KINDS = (LLM_DEPLOYMENT, MODEL_ROUTE)

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, NoDefault
 
 from modelfleet_api import names, rules
-from modelfleet_api.crd_kinds import KINDS, LLM_DEPLOYMENT, Kind
+from modelfleet_api.crd_kinds import LLM_DEPLOYMENT, Kind
 
 Schema = dict[str, Any]
 
@@ -177,8 +177,3 @@ def crd(kind: Kind = LLM_DEPLOYMENT) -> Schema:
         "metadata": {"name": kind.definition_name},
         "spec": crd_spec(kind),
     }
-
-
-def crds() -> list[Schema]:
-    """Those of all kinds."""
-    return [crd(kind) for kind in KINDS]

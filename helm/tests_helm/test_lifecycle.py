@@ -22,7 +22,7 @@ from tests_helm.rendering import CHART, ROOT, helm
 pytestmark = pytest.mark.apiserver
 
 CRD = "crd/llmdeployments.modelfleet.dev"
-OTHER_CRDS = ("crd/modelroutes.modelfleet.dev", "crd/tenants.modelfleet.dev")
+ROUTE_CRD = "crd/modelroutes.modelfleet.dev"
 RELEASE = ("modelfleet", "--namespace=modelfleet-system")
 
 
@@ -59,7 +59,7 @@ def crd(server: ApiServer) -> dict[str, Any]:
 
 
 def installed(server: ApiServer) -> str:
-    """What the chart's label finds, without the CRD."""
+    """What the chart's label finds, without the CRDs."""
     kinds = "deploy,sa,svc,pdb,role,rolebinding,clusterrole,clusterrolebinding"
     return kubectl(server, "get", kinds, "-A", "-l", "app.kubernetes.io/name=modelfleet", "-o", "name")
 
@@ -80,8 +80,8 @@ def next_version(directory: Path) -> Path:
 def test_the_crd_is_upgraded_with_the_chart_and_models_outlive_the_release(server: ApiServer, tmp_path: Path) -> None:
     notes = release(server, "install", str(CHART), "--create-namespace")
     assert "kubectl -n modelfleet-system rollout status deployment/modelfleet-operator" in notes
-    assert "`helm uninstall` leaves the CRD and all models" in notes
-    kubectl(server, "wait", "--for=condition=Established", "--timeout=20s", CRD)
+    assert "`helm uninstall` leaves the CRDs, all models and all routes" in notes
+    kubectl(server, "wait", "--for=condition=Established", "--timeout=20s", CRD, ROUTE_CRD)
     kubectl(server, "apply", "-f", str(ROOT / "examples" / "smollm2.yaml"))
     before = json.loads(kubectl(server, "get", "llm", "smollm2", "-o", "json"))
 
@@ -101,21 +101,34 @@ def test_the_crd_is_upgraded_with_the_chart_and_models_outlive_the_release(serve
     assert "Image" not in {column["name"] for column in columns}
 
 
-def test_without_keep_the_crd_goes_with_the_release_and_the_notes_warn_of_it(server: ApiServer) -> None:
+def test_without_keep_the_crds_go_with_the_release_and_the_notes_warn_of_it(server: ApiServer) -> None:
     notes = release(server, "install", str(CHART), "--create-namespace", "--set=crds.keep=false")
     assert "WARNING: crds.keep is false" in notes
 
     release(server, "uninstall")
 
-    kubectl(server, "wait", "--for=delete", "--timeout=20s", CRD, *OTHER_CRDS)
+    kubectl(server, "wait", "--for=delete", "--timeout=20s", CRD, ROUTE_CRD)
     assert kubectl(server, "get", "crd", "-o", "name") == ""
 
 
-def test_without_the_crd_the_notes_say_what_to_apply(server: ApiServer) -> None:
+def test_what_the_notes_delete_is_every_crd_that_the_release_left(server: ApiServer) -> None:
+    notes = release(server, "install", str(CHART), "--create-namespace")
+    (command,) = [line for line in notes.splitlines() if line.startswith("  kubectl delete crd ")]
+    release(server, "uninstall")
+
+    kubectl(server, *command.split()[1:], "--timeout=20s")
+
+    assert kubectl(server, "get", "crd", "-o", "name") == ""
+
+
+def test_without_the_crds_the_notes_say_what_to_apply(server: ApiServer) -> None:
     notes = release(server, "install", str(CHART), "--create-namespace", "--set=crds.install=false")
 
-    assert "apply crds/modelfleet.dev_llmdeployments.yaml of this version yourself" in notes
+    assert "\n  kubectl apply --server-side -f crds/\n" in notes
     assert kubectl(server, "get", "crd", "-o", "name") == ""
+    kubectl(server, "apply", "--server-side", "-f", str(ROOT / "crds"))
+    kubectl(server, "wait", "--for=condition=Established", "--timeout=20s", CRD, ROUTE_CRD)
+    assert len(kubectl(server, "get", "crd", "-o", "name").split()) == 2
 
 
 def test_the_model_in_the_notes_is_one_that_the_api_server_accepts(server: ApiServer, tmp_path: Path) -> None:
