@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 from openai import NotFoundError, OpenAI
@@ -68,6 +69,13 @@ def answered(space: Space) -> Counter[str]:
     return counts
 
 
+def gateway_pods(space: Space) -> set[str]:
+    """Their UIDs, those of terminating ones included."""
+    selector = "app.kubernetes.io/component=gateway"
+    pods = space.kubectl.list("pods", namespace=product.SYSTEM_NAMESPACE, selector=selector)
+    return {pod["metadata"]["uid"] for pod in pods}
+
+
 def test_one_url_answers_by_canonical_id_and_by_served_name_and_names_what_is_near(
     space: Space, gateway: OpenAI
 ) -> None:
@@ -91,33 +99,62 @@ def test_one_url_answers_by_canonical_id_and_by_served_name_and_names_what_is_ne
     assert "Paris" in said
 
 
+@contextmanager
+def driven(openai: OpenAI, model: str) -> Iterator[list[int]]:
+    """Clients that ask one question after another; the list has each client's answers once the block is left.
+
+    A failed request ends its client with the error, which is raised there.
+    """
+    stop = threading.Event()
+    answers: list[int] = []
+
+    def drive(number: int) -> int:
+        count = 0
+        while not stop.is_set():
+            ask(openai, model, f"Count from {number} to {number + count + 5}.")
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(max_workers=CLIENTS) as pool:
+        drives = [pool.submit(drive, number) for number in range(CLIENTS)]
+        try:
+            yield answers
+        finally:
+            stop.set()
+        answers.extend(each.result() for each in drives)
+
+
 def test_both_pods_get_requests_after_scaling_from_one_to_two_and_no_answer_is_lost(
     space: Space, gateway: OpenAI
 ) -> None:
     canonical = apply_model(space, replicas=1)
     assert "Paris" in ask(gateway, canonical, QUESTION)
-    stop = threading.Event()
 
-    def drive(number: int) -> int:
-        answers = 0
-        while not stop.is_set():
-            ask(gateway, canonical, f"Count from {number} to {number + answers + 5}.")
-            answers += 1
-        return answers
+    with driven(gateway, canonical) as answers:
+        space.kubectl.run("scale", f"llm/{NAME}", "-n", space.namespace, "--replicas=2")
+        waits.settled(space.kubectl, NAME, namespace=space.namespace, replicas=2, timeout_seconds=180)
+        waits.until(
+            lambda: answered(space),
+            accept=lambda counts: len(counts) == 2 and min(counts.values()) >= CLIENTS,
+            what="both engines answer",
+        )
 
-    with ThreadPoolExecutor(max_workers=CLIENTS) as pool:
-        drives = [pool.submit(drive, number) for number in range(CLIENTS)]
-        try:
-            space.kubectl.run("scale", f"llm/{NAME}", "-n", space.namespace, "--replicas=2")
-            waits.settled(space.kubectl, NAME, namespace=space.namespace, replicas=2, timeout_seconds=180)
-            waits.until(
-                lambda: answered(space),
-                accept=lambda counts: len(counts) == 2 and min(counts.values()) >= CLIENTS,
-                what="both engines answer",
-            )
-        finally:
-            stop.set()
-    # A failed request ends its drive with the error, which is raised here.
-    answers = sum(each.result() for each in drives)
+    assert sum(answered(space).values()) == sum(answers) + 1
 
-    assert sum(answered(space).values()) == answers + 1
+
+def test_a_restart_of_the_gateway_under_traffic_loses_no_answer(space: Space, gateway: OpenAI) -> None:
+    canonical = apply_model(space, replicas=1)
+    deployment = ("deployment/modelfleet-gateway", "-n", product.SYSTEM_NAMESPACE)
+    before = gateway_pods(space)
+
+    with driven(gateway, canonical) as answers:
+        space.kubectl.run("rollout", "restart", *deployment)
+        space.kubectl.run("rollout", "status", *deployment, "--timeout=120s", timeout_seconds=130)
+        waits.until(
+            lambda: gateway_pods(space),
+            accept=lambda pods: len(pods) == len(before) and not pods & before,
+            what="the old gateways are gone",
+        )
+
+    assert len(answers) == CLIENTS
+    assert min(answers) > 0
