@@ -96,11 +96,11 @@ class Peers:
 
     def in_flight(self, now: float) -> int:
         """What the others have in flight."""
-        return sum(peer.use.in_flight for peer in self._live(now))
+        return sum(peer.use.in_flight for peer in self._at_work(now))
 
     def reserved_tokens(self, now: float) -> int:
         """What is expected of what the others have in flight."""
-        return sum(peer.use.reserved_tokens for peer in self._live(now))
+        return sum(peer.use.reserved_tokens for peer in self._at_work(now))
 
     def heard(self) -> dict[str, Counted]:
         """What to confirm to the others."""
@@ -108,6 +108,13 @@ class Peers:
 
     def _live(self, now: float) -> list[_Peer]:
         return [peer for peer in self._peers.values() if now - peer.heard_at < SILENCE_SECONDS]
+
+    def _at_work(self, now: float) -> list[_Peer]:
+        """Whose requests still run. While somebody expected is missing, who fell silent may only be cut off."""
+        live = self._live(now)
+        if 1 + len(live) >= self.expected:
+            return live
+        return [peer for peer in self._peers.values() if now - peer.heard_at < _FORGOTTEN_SECONDS]
 
 
 def has_room(*, limit: float, used: float, cost: float, unconfirmed: float, replicas: int) -> bool:

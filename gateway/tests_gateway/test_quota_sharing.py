@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from modelfleet_gateway.quota import Admitted, Limits, TenantQuota
 from modelfleet_gateway.quota_sharing import Counted, ReplicaUse
 
@@ -31,6 +32,16 @@ def test_a_burst_at_all_replicas_at_once_stays_within_five_percent() -> None:
     quotas = fleet(Limits(requests_per_minute=60))
 
     assert [admitted(quota, 0.0, 100) for quota in quotas.values()] == [30, 30]
+
+
+@pytest.mark.parametrize(("used", "at_each"), [(45, 5), (57, 1), (59, 1), (60, 0)])
+def test_of_the_last_few_requests_each_replica_may_take_its_part_and_at_least_one(used: int, at_each: int) -> None:
+    quotas = fleet(Limits(requests_per_minute=60), 3)
+    while used > 0:
+        used -= admitted(quotas["g0"], 0.0, used)
+        gossip(quotas, 0.0)
+
+    assert [admitted(quota, 0.1, 100) for quota in quotas.values()] == [at_each] * 3
 
 
 def test_all_of_the_limit_can_be_used_at_one_replica() -> None:
@@ -116,6 +127,26 @@ def test_a_replica_that_fell_silent_is_not_waited_for() -> None:
     assert admitted(quotas["g0"], 4.9, 100) == 25
     assert admitted(quotas["g0"], 5.1, 100) == 25
     assert quotas["g0"].headers(5.1)["x-ratelimit-remaining-requests"] == "0"
+
+
+def test_what_a_silent_replica_runs_counts_for_a_minute_unless_it_is_expected_no_more() -> None:
+    quotas = fleet(Limits(max_concurrent=6))
+    for count in (3, 1):
+        assert admitted(quotas["g1"], 0.0, count) == count
+        gossip(quotas, 0.0)
+
+    assert [admitted(quotas["g0"], now, 6) for now in (59.9, 60.0)] == [1, 2]
+    quotas["g0"].share(1)
+    assert admitted(quotas["g0"], 60.0, 6) == 3
+
+
+def test_what_a_replica_runs_that_nobody_expects_counts_until_five_seconds_of_silence() -> None:
+    quotas = fleet(Limits(max_concurrent=6))
+    assert admitted(quotas["g1"], 0.0, 3) == 3
+    gossip(quotas, 0.0)
+    quotas["g0"].share(1)
+
+    assert [admitted(quotas["g0"], now, 6) for now in (4.9, 5.1)] == [1, 5]
 
 
 def test_an_older_message_that_comes_later_is_ignored() -> None:
