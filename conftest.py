@@ -1,4 +1,4 @@
-"""Repository-wide pytest hooks: when the `gpu` marker skips, and the record of what was skipped. Nothing else."""
+"""Repository-wide pytest hooks: when the `gpu` marker skips, the record of what was skipped, Hypothesis' profile."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Examples are the same in every run, and a machine that is busy for a second is no failure.
+settings.register_profile(
+    "modelfleet", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("modelfleet")
 
 # As the engine sets it (modelfleet_engine.device says why), before any test module loads torch.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import pytest
 import torch
-from modelfleet_kernels import AttentionForm, Kernels, Needs, PagedBatch, RopeTables
+from modelfleet_kernels import AttentionForm, PagedBatch, RopeTables
 from modelfleet_kernels.types import PLAIN_ATTENTION
 from torch import Tensor
 
@@ -21,12 +20,6 @@ class Geometry:
     head_dim: int
     block_tokens: int = 4
     blocks: int = 64
-
-    def require(self, kernels: Kernels, dtype: torch.dtype) -> None:
-        """Skips the test where the backend says that it does not compute this."""
-        needs = Needs(dtype=dtype, head_dim=self.head_dim, block_tokens=self.block_tokens)
-        if refusal := kernels.refusal(needs):
-            pytest.skip(f"{kernels.backend_name}: {refusal}")
 
     def cache(self, dtype: torch.dtype, *, seed: int) -> Tensor:
         """A cache full of large finite numbers: what lies beyond a sequence must not be seen. [N, 2, Hkv, P, D]."""
