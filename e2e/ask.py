@@ -1,6 +1,6 @@
 """Asks a model over its OpenAI API and streams the answer. Runs inside a pod, so: standard library only.
 
-Usage: ask.py BASE_URL [QUESTION]. Without a question: a chat that reads lines until the end of input.
+Usage: ask.py BASE_URL [QUESTION [MODEL]], by default the first model that the URL lists. Without a question: a chat that reads lines until the end of input.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 Message = dict[str, str]
 
 
-def stream(base_url: str, *, messages: list[Message]) -> str:
+def stream(base_url: str, *, messages: list[Message], model: str | None = None) -> str:
     """Prints the answer token by token, then what it cost; returns the whole answer."""
-    body = {"model": served_model(base_url), "messages": messages, "stream": True, "temperature": 0}
+    body = {"model": model or served_model(base_url), "messages": messages, "stream": True, "temperature": 0}
     body |= {"max_tokens": 200, "stream_options": {"include_usage": True}}
     request = urllib.request.Request(
         f"{base_url}/chat/completions",
@@ -73,7 +73,8 @@ def chat(base_url: str) -> None:
 def main() -> None:
     """Entry point of the pod."""
     if len(sys.argv) > 2:
-        stream(sys.argv[1], messages=[{"role": "user", "content": sys.argv[2]}])
+        model = sys.argv[3] if len(sys.argv) > 3 else None
+        stream(sys.argv[1], messages=[{"role": "user", "content": sys.argv[2]}], model=model)
     else:
         chat(sys.argv[1])
 
