@@ -1,7 +1,7 @@
 """Asks a model over its OpenAI API and streams the answer. Runs inside a pod, so: standard library only.
 
-Usage: ask.py BASE_URL [QUESTION [MODEL]], by default the first model that the URL lists. Without a question: a chat that
-reads lines until the end of input.
+Usage: ask.py BASE_URL [QUESTION [MODEL]], by default the first model that the URL lists. Without a question: a chat
+that reads lines until the end of input.
 """
 
 from __future__ import annotations
