@@ -75,6 +75,10 @@ class AttentionForm:
     soft_cap: float | None = None
     large_offset: bool = False
 
+    def scale_of(self, head_dim: int) -> float:
+        """What scores of heads of `head_dim` numbers are multiplied by."""
+        return head_dim**-0.5 if self.scale is None else self.scale
+
 
 PLAIN_ATTENTION = AttentionForm()
 

@@ -35,9 +35,8 @@ std::int64_t modelfleet_packed_numbers(std::int64_t outputs, std::int64_t inputs
 
 void modelfleet_pack(Team* team, const bf16* weight, std::int64_t outputs, std::int64_t inputs, bf16* panels) {
   const Linear layer{panels, nullptr, outputs, inputs};
-  share_out(*team, layer.panel_count(), [&](std::int64_t panel) {
-    pack_panels(weight, outputs, inputs, panel, panel + 1, panels);
-  });
+  share_out(*team, layer.panel_count(),
+            [&](std::int64_t panel) { pack_panel(weight, outputs, inputs, panel, panels); });
 }
 
 void modelfleet_unpack_rows(Team* team, const Linear* layer, const std::int64_t* outputs, std::int64_t count, bf16* to) {

@@ -22,8 +22,8 @@ struct Linear {
   std::int64_t task_count(std::int64_t rows) const { return panel_count() * ((rows + TASK_ROWS - 1) / TASK_ROWS); }
 };
 
-void pack_panels(const bf16* weight, std::int64_t outputs, std::int64_t inputs, std::int64_t first_panel,
-                 std::int64_t last_panel, bf16* panels);
+// Writes one panel of a weight [outputs, inputs] into the memory of all.
+void pack_panel(const bf16* weight, std::int64_t outputs, std::int64_t inputs, std::int64_t panel, bf16* panels);
 
 // One task of `task_count`: store(row, first output, outputs' 0..15, outputs' 16..31) for each of its rows.
 template <class Store>

@@ -25,19 +25,6 @@ inline void store_bf16(bf16* to, __m512 values, __mmask16 mask) {
   _mm256_mask_storeu_epi16(to, mask, reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(values)));
 }
 
-inline float to_float(bf16 value) {
-  const std::uint32_t bits = std::uint32_t(value) << 16;
-  float result;
-  __builtin_memcpy(&result, &bits, sizeof result);
-  return result;
-}
-
-inline bf16 to_bf16(float value) {
-  bf16 result;
-  store_bf16(&result, _mm512_set1_ps(value), 1);
-  return result;
-}
-
 // exp(x) with a relative error below 2e-7 (Cephes' expf in registers): exactly 0 for x <= -104 and -inf, inf where
 // float32 ends, and NaN for NaN (the operand on the right is what min and max answer then).
 inline __m512 exp_ps(__m512 x) {

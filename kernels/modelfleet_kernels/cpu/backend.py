@@ -101,8 +101,7 @@ class CpuBackend:
         """[T, Hq, D] -> [T, Hq * D]."""
         batch, rows = own(prepared), query.contiguous()
         output = rows.new_empty((batch.tokens, batch.query_heads * batch.head_dim))
-        scale = batch.head_dim**-0.5 if form.scale is None else form.scale
-        shape = library.AttentionFormStruct(scale, form.soft_cap or 0.0, form.window or 0)
+        shape = library.AttentionFormStruct(form.scale_of(batch.head_dim), form.soft_cap or 0.0, form.window or 0)
         arguments = (rows.data_ptr(), batch.query_heads, output.data_ptr())
         cache = _cache(kv_cache, batch)
         library.library().modelfleet_paged_attention(this_team(), batch.struct, shape, cache, *arguments)

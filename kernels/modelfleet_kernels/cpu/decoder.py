@@ -10,7 +10,7 @@ from torch import Tensor
 
 from modelfleet_kernels.cpu.library import DecoderStruct, LayerStruct, RopeStruct, StepStruct, library
 from modelfleet_kernels.cpu.limits import require_indices
-from modelfleet_kernels.cpu.linear import ACTIVATION_CODES, array, pointer, struct_of, this_team
+from modelfleet_kernels.cpu.linear import ACTIVATION_CODES, array, struct_of, this_team
 from modelfleet_kernels.cpu.prepared import memory_of, own
 from modelfleet_kernels.types import DecoderLayer, DecoderStack, PreparedBatch, RopeTables
 
@@ -20,7 +20,7 @@ class CpuDecoder:
 
     def __init__(self, stack: DecoderStack) -> None:
         self._norms: list[Tensor] = []  # float32 copies that the structs point to
-        self._stack = stack
+        self._stack = stack  # keeps the packed weights that the structs point to
         form, first = stack.layers[0].attention, stack.layers[0]
         self._layers = array([self._layer(layer) for layer in stack.layers])
         self._struct = DecoderStruct(
@@ -32,7 +32,7 @@ class CpuDecoder:
             activation=ACTIVATION_CODES[stack.activation],
             layer_count=len(stack.layers),
             epsilon=stack.epsilon,
-            attention_scale=stack.head_dim**-0.5 if form.scale is None else form.scale,
+            attention_scale=form.scale_of(stack.head_dim),
             soft_cap=form.soft_cap or 0.0,
             final_norm=self._norm(stack.final_norm),
             layers=ctypes.addressof(self._layers),
@@ -84,6 +84,7 @@ class CpuDecoder:
         )
 
     def _norm(self, weight: Tensor | None) -> int | None:
-        if weight is not None:
-            self._norms.append(weight.float().contiguous())
-        return None if weight is None else pointer(self._norms[-1])
+        if weight is None:
+            return None
+        self._norms.append(weight.float().contiguous())
+        return self._norms[-1].data_ptr()

@@ -38,7 +38,7 @@ def pack(weight: Tensor, bias: Tensor | None) -> PanelLinear:
         in_features=inputs,
         out_features=outputs,
         dtype=weight.dtype,
-        struct=LinearStruct(panels.data_ptr(), pointer(bias_row), outputs, inputs),
+        struct=LinearStruct(panels.data_ptr(), None if bias_row is None else bias_row.data_ptr(), outputs, inputs),
     )
 
 
@@ -89,11 +89,6 @@ def struct_of(packed: PackedLinear) -> LinearStruct:
 def this_team() -> int:
     """As many threads as torch computes with."""
     return team(torch.get_num_threads())
-
-
-def pointer(tensor: Tensor | None) -> int | None:
-    """For a struct's field."""
-    return None if tensor is None else tensor.data_ptr()
 
 
 def array(structs: list[ctypes.Structure]) -> ctypes.Array[ctypes.Structure]:

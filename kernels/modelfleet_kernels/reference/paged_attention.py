@@ -33,8 +33,7 @@ def _attend(query: Tensor, keys_values: Tensor, form: AttentionForm) -> Tensor:
     query_length, query_heads, head_dim = query.shape
     group = query_heads // keys_values.shape[1]
     keys, values = keys_values.repeat_interleave(group, dim=1)  # [Hq, L, D] each
-    scale = head_dim**-0.5 if form.scale is None else form.scale
-    scores = query.float().transpose(0, 1) @ keys.transpose(1, 2) * scale  # [Hq, Tq, L]
+    scores = query.float().transpose(0, 1) @ keys.transpose(1, 2) * form.scale_of(head_dim)  # [Hq, Tq, L]
     if form.soft_cap is not None:
         scores = form.soft_cap * torch.tanh(scores / form.soft_cap)
     total = keys.shape[1]

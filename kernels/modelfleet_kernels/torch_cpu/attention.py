@@ -90,7 +90,7 @@ def _by_products(query: Tensor, keys_values: Tensor, mask: Tensor, form: Attenti
     """query [X, Y, Z, D], keys_values [2, X, K, D] -> [X, Y, Z, D]."""
     keys, values = keys_values  # [X, K, D] each
     rows = query.reshape(query.shape[0], -1, query.shape[-1])  # [X, Y Z, D]
-    scale = query.shape[-1] ** -0.5 if form.scale is None else form.scale
+    scale = form.scale_of(query.shape[-1])
     if form.large_offset and form.soft_cap is None:
         # Relative to the first key's: the sum is rounded once, and a softmax does not see what all scores share.
         offset = (rows * keys[:, :1]).sum(dim=-1, keepdim=True).mul_(-scale)  # [X, Y Z, 1]
